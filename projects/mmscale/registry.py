@@ -1,0 +1,21 @@
+"""MMScale's registries: children of MMEngine's roots with the scope ``mmscale``.
+
+A config names a component with its scope, ``type='mmscale.FINEFPN'``, and finds it from the registries of MMDetection,
+MMYOLO, MMSegmentation or a project of your own alike. ``locations`` lists the modules that a registry imports when it
+is first asked for something, so importing ``mmscale`` stays cheap.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+__all__ = ['DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'TRANSFORMS']
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmscale', locations=['mmscale.fine'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmscale', locations=['mmscale.datasets'])
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmscale', locations=['mmscale.datasets'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmscale', locations=['mmscale.evaluation'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmscale', locations=['mmscale.engine.hooks'])
