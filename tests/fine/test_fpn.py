@@ -1,0 +1,147 @@
+import pytest
+import torch
+from mmdet.models.necks import FPN
+from mmengine.registry import init_default_scope
+
+from mmscale.fine import FINEFPN
+from mmscale.registry import MODELS
+
+WIDTHS, STRIDES = [16, 24, 32, 48], [4, 8, 16, 32]
+
+
+def maps(height=96, width=128, batch=1):
+    torch.manual_seed(0)
+    return tuple(torch.randn(batch, c, -(-height // s), -(-width // s)) for c, s in zip(WIDTHS, STRIDES, strict=True))
+
+
+def neck(**options):
+    return FINEFPN(**{'in_channels': WIDTHS, 'out_channels': 32, 'num_outs': 5, **options})
+
+
+FPN_FORMS = [
+    dict(),
+    dict(num_outs=4),
+    dict(start_level=1, add_extra_convs='on_input', num_outs=5),
+    dict(start_level=1, add_extra_convs='on_output', relu_before_extra_convs=True),
+    dict(start_level=1, add_extra_convs='on_lateral', num_outs=6),
+    dict(start_level=1, end_level=2, num_outs=2),
+    dict(upsample_cfg=dict(mode='bilinear', align_corners=False)),
+    dict(upsample_cfg=dict(scale_factor=2, mode='nearest')),
+    dict(norm_cfg=dict(type='GN', num_groups=4), act_cfg=dict(type='ReLU'), no_norm_on_lateral=True),
+]
+
+
+@pytest.mark.parametrize('form', FPN_FORMS, ids=str)
+def test_without_modulation_it_is_mmdetections_fpn(form):
+    """All of FPN's arguments mean what they mean there: with FINE's maps at zero the outputs are equal."""
+    init_default_scope('mmdet')
+    ours = neck(**form)
+    theirs = FPN(**{'in_channels': WIDTHS, 'out_channels': 32, 'num_outs': 5, **form})
+    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert not missing and all(key.startswith('fine.') for key in unexpected)
+    for module in ours.fine.values():
+        for linear in module.attention.out:
+            torch.nn.init.zeros_(linear.weight)
+            torch.nn.init.zeros_(linear.bias)
+    inputs = maps()
+    for a, b in zip(ours(inputs), theirs(inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    'form, levels',
+    [
+        (dict(), {'1': 2, '2': 1}),
+        (dict(start_level=1), {'1': 2, '2': 1}),
+        (dict(start_level=2, num_outs=3), {'2': 1}),
+        (dict(start_level=1, end_level=2, num_outs=2), {'1': 1}),
+        (dict(fine_levels=[0, 1, 2]), {'0': 4, '1': 2, '2': 1}),
+        (dict(fine_levels=[1], fine_kernels=[4]), {'1': 4}),
+        (dict(fine_levels=[]), {}),
+    ],
+)
+def test_where_fine_stands_and_its_kernels(form, levels):
+    assert {name: module.high_kernel for name, module in neck(**form).fine.items()} == levels
+
+
+def test_high_level_of_the_second_fusion_is_the_fused_map():
+    module = neck()
+    seen = {}
+    for level, fine in module.fine.items():
+        fine.register_forward_hook(lambda m, args, out, level=level: seen.update({level: (*args, out)}))
+    module(maps())
+    low, high, aligned = seen['2']
+    fused = aligned + torch.nn.functional.interpolate(high, size=low.shape[-2:], mode='nearest')
+    torch.testing.assert_close(seen['1'][1], fused)
+
+
+@pytest.mark.parametrize('size', [(96, 128), (97, 161), (800, 1333), (33, 47)])
+def test_any_image_size(size):
+    module = neck().eval()
+    inputs = maps(*size)
+    with torch.no_grad():
+        outs = module(inputs)
+    assert [out.shape[-2:] for out in outs[:4]] == [x.shape[-2:] for x in inputs]
+
+
+def test_another_aligning_module_can_take_fines_place():
+    @MODELS.register_module(name='TestDoubling', force=True)
+    class Doubling(torch.nn.Module):
+        def __init__(self, channels, kernel):
+            super().__init__()
+
+        def forward(self, low, high):
+            return 2 * low
+
+    try:
+        module = neck(fine=dict(type='mmscale.TestDoubling'))
+        assert isinstance(module.fine['2'], Doubling)
+        module(maps())
+    finally:
+        MODELS.module_dict.pop('TestDoubling')
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(fine_levels=[4]), r'fine_levels=\[4\] names level 4, but this FPN fuses into the levels \[0, 1, 2\]'),
+        (dict(fine_levels=[3]), r'names level 3'),
+        (dict(start_level=1, fine_levels=[0]), r'names level 0, but this FPN fuses into the levels \[1, 2\]'),
+        (
+            dict(fine_kernels=[1]),
+            r'fine_kernels=\[1\] must name one kernel for each of the distinct fine_levels=\[1, 2\]',
+        ),
+        (dict(fine_levels=[1, 1], fine_kernels=[1, 2]), r'distinct fine_levels=\[1, 1\]'),
+        (dict(fine_kernels=[1, 0]), 'kernel=0 of FINE must be a whole number from 1'),
+        (dict(fine=dict(channels=64)), 'fine.channels=64 does not match out_channels=32'),
+        (dict(fine=dict(kernel=2)), 'fine.kernel=2 is set per level: use fine_kernels'),
+        (dict(fine=dict(heads=4)), 'fine has no option heads=4: choose from channels, ratio, num_heads'),
+        (dict(fine_kernel=[1]), r'FINEFPN has no option fine_kernel=\[1\]: its options are fine, fine_levels'),
+        (dict(out_channels=20), 'channels=20 is not a multiple of 16'),
+        (
+            dict(start_level=4),
+            'start_level=4 and end_level=-1 do not leave two levels to fuse: in_channels has the levels 0 to 3',
+        ),
+        (dict(start_level=3), 'do not leave two levels'),
+        (dict(end_level=7), 'end_level=7 do not leave two levels'),
+        (dict(num_outs=3), 'num_outs=3 does not fit the 4 levels from 0 to 3: it must be 4 or more'),
+        (dict(end_level=2), 'num_outs=5 does not fit the 3 levels from 0 to 2: it must be 3$'),
+        (dict(add_extra_convs='on_top'), "add_extra_convs='on_top' is none of"),
+    ],
+)
+def test_bad_config_is_one_sentence(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        neck(**options)
+    assert '\n' not in str(caught.value)
+
+
+def test_missing_arguments():
+    with pytest.raises(ValueError, match='FINEFPN needs out_channels, num_outs'):
+        FINEFPN(in_channels=WIDTHS)
+
+
+def test_maps_of_another_backbone():
+    with pytest.raises(
+        ValueError, match=r'gives maps with \[16, 24, 32\] channels, but in_channels=\[16, 24, 32, 48\]'
+    ):
+        neck()(maps()[:3])
