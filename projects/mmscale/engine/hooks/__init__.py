@@ -1,0 +1,4 @@
+"""Hooks; importing this registers them."""
+from .check_data import CheckDataHook
+
+__all__ = ['CheckDataHook']
