@@ -1,0 +1,318 @@
+"""Every work-around for the pinned stack: one function each, with what fails, why, and when it can go.
+
+:func:`apply` runs once, when ``mmscale`` is imported. :func:`import_mmyolo` is asked for by whoever needs mmyolo.
+"""
+import functools
+import importlib
+import importlib.util
+import os
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import mmcv._ext  # a stack without them should fail here, where the reason is told, and not in mid-training
+import mmdet  # noqa: F401
+import mmengine.dist.utils as dist_utils
+import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
+import mmengine.runner.checkpoint as mmengine_checkpoint
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.fileio import LocalBackend
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+from .engine.checkpoint import load_checkpoint, refusal
+
+__all__ = ['apply', 'config_root', 'import_mmyolo']
+
+# The classes of mmengine that its checkpoints hold, and which of their methods.
+METHODS_IN_CHECKPOINTS = {HistoryBuffer: ('min', 'max', 'mean', 'current'),
+                          OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear')}
+
+
+@functools.cache
+def apply() -> None:
+    """Apply every work-around; a second call does nothing."""
+    require_pkg_resources()
+    allow_types_of_checkpoints()
+    load_checkpoints_protected()
+    write_files_whole()
+    launch_without_gpus()
+    wrap_models_without_gpus()
+    train_mixed_precision_without_gpus()
+    find_own_configs()
+
+
+def require_pkg_resources() -> None:
+    """Miss pkg_resources now rather than at the first inherited config, and do not warn of it with every one.
+
+    Fails: "No module named 'pkg_resources'" where setuptools is 81 or newer; below, three warnings per inherited config
+    that it is deprecated hide those that matter.
+    Why: mmengine imports pkg_resources, late and anew whenever it looks for an installed package.
+    Can go: when mmengine uses importlib.metadata.
+    """
+    if importlib.util.find_spec('pkg_resources') is None:
+        raise ModuleNotFoundError("No module named 'pkg_resources'", name='pkg_resources')
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated as an API', category=UserWarning)
+
+
+def allow_types_of_checkpoints() -> None:
+    """Allow the types of mmengine's own checkpoints under torch's ``weights_only`` protection.
+
+    Fails: test.py and ``--resume`` refuse every checkpoint that mmengine wrote ("Weights only load failed").
+    Why: since 2.6 torch unpickles only what is on its list. mmengine's message hub holds ``HistoryBuffer`` objects over
+    numpy arrays, best scores and learning rates are numpy scalars, and a data set's palette may be an array. The list
+    below is what real checkpoints hold (best score, EMA, AMP, momentum and scheduler states), under the names of numpy
+    1 and 2; none of it runs foreign code when it is rebuilt. A ``HistoryBuffer`` and a one-cycle schedule also name
+    methods of their own, which pickle writes as calls of ``getattr``: that name leads to :func:`_method_of`, never to
+    the builtin.
+    Can go: when mmengine registers its types itself.
+    """
+    numpy_core = importlib.import_module('numpy._core.multiarray' if hasattr(np, '_core') else 'numpy.core.multiarray')
+    reconstruct, scalar = numpy_core._reconstruct, numpy_core.scalar
+    torch.serialization.add_safe_globals([
+        *METHODS_IN_CHECKPOINTS, (_method_of, 'builtins.getattr'),
+        np.ndarray, np.dtype, *{type(np.dtype(code)) for code in '?bBhHiIlLqQefd'},
+        (reconstruct, 'numpy._core.multiarray._reconstruct'), (reconstruct, 'numpy.core.multiarray._reconstruct'),
+        (scalar, 'numpy._core.multiarray.scalar'), (scalar, 'numpy.core.multiarray.scalar')])
+
+
+def _method_of(owner: type, name: str) -> Callable:
+    """What stands for ``getattr`` in a checkpoint: it finds ``METHODS_IN_CHECKPOINTS`` and nothing else."""
+    if name not in METHODS_IN_CHECKPOINTS.get(owner, ()):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr was asked for {name!r} of {owner!r}')
+    return getattr(owner, name)
+
+
+def load_checkpoints_protected() -> None:
+    """Load every checkpoint under the protection, downloads too, and say in a sentence what is wrong with a file.
+
+    Fails: a half-written or refused file ends in a page of torch's own advice, to switch the protection off among it;
+    and what mmengine downloads is unpickled without any protection.
+    Why: mmengine passes no ``weights_only``; torch's default for a file is True, but for a URL it is still False.
+    Can go: when torch protects ``load_state_dict_from_url`` by default and mmengine says which file was refused.
+    """
+    load_url = mmengine_checkpoint.load_url
+
+    def load_url_protected(url, *args, **kwargs):
+        try:
+            return load_url(url, *args, **kwargs, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(refusal(url, error)) from error
+
+    def load_from_local(filename, map_location=None):
+        return load_checkpoint(os.path.expanduser(filename), map_location=map_location)
+
+    # mmengine's loaders for http(s), torchvision and open-mmlab all end in this one name.
+    mmengine_checkpoint.load_url = load_url_protected
+    mmengine_checkpoint.CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+
+
+def write_files_whole() -> None:
+    """Give a file its name only when it is whole.
+
+    Fails: a run that is killed while it writes a checkpoint leaves half a file under the checkpoint's name.
+    Why: mmengine's local backend opens the final name and writes.
+    Can go: when mmengine's backend replaces files atomically.
+    """
+
+    def put(self, obj, filepath):
+        with _whole(filepath) as file:
+            file.write(obj)
+
+    def put_text(self, obj, filepath, encoding='utf-8'):
+        with _whole(filepath) as file:
+            file.write(obj.encode(encoding))
+
+    LocalBackend.put, LocalBackend.put_text = put, put_text
+
+
+@contextmanager
+def _whole(path):
+    """A file to write bytes into, which takes its name when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.partial', dir=path.parent)
+    try:
+        with open(handle, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)  # mkstemp makes a file for its owner only; this one gets the rights of any other
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def launch_without_gpus() -> None:
+    """Let ``--launcher pytorch|slurm|mpi`` start processes on a machine without GPUs.
+
+    Fails: "Torch not compiled with CUDA enabled", from the launcher itself.
+    Why: mmengine's three launchers call ``torch.cuda.set_device`` whatever the backend, and NCCL needs GPUs. Here the
+    backend becomes gloo, with a line in the log. With GPUs, a rank without one of its own gets a sentence.
+    Can go: when mmengine's launchers ask for the device type.
+    """
+    for name in ('_init_dist_pytorch', '_init_dist_slurm', '_init_dist_mpi'):
+        setattr(dist_utils, name, _launcher(getattr(dist_utils, name)))
+
+
+def _launcher(launch: Callable) -> Callable:
+    """One of mmengine's launchers, on GPUs or without."""
+
+    @functools.wraps(launch)
+    def launch_anywhere(backend, *args, **kwargs):
+        names = ('OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID', 'LOCAL_RANK')
+        local_rank = int(next((os.environ[name] for name in names if name in os.environ), 0))
+        if torch.cuda.is_available():
+            if local_rank >= torch.cuda.device_count() and backend == 'nccl':
+                raise ValueError(f'process {local_rank} of this machine has no GPU of its own: {local_rank + 1} or '
+                                 f'more processes were started, but only {torch.cuda.device_count()} GPUs are visible')
+            return launch(backend, *args, **kwargs)
+        if backend == 'nccl':
+            backend = 'gloo'
+            if local_rank == 0:
+                print_log('No GPU is visible: the processes talk over gloo instead of nccl.', logger='current')
+        if launch.__name__ == '_init_dist_mpi':  # mmengine's model wrapper reads it, its MPI launcher does not set it
+            os.environ.setdefault('LOCAL_RANK', str(local_rank))
+        with mock.patch.object(torch.cuda, 'set_device'):
+            return launch(backend, *args, **kwargs)
+
+    return launch_anywhere
+
+
+def wrap_models_without_gpus() -> None:
+    """Wrap a model that lies on the CPU for distributed training.
+
+    Fails: "DistributedDataParallel device_ids and output_device arguments only work with single-device/multiple-device
+    GPU modules"; and SyncBatchNorm, which exists on GPUs only, refuses its first input.
+    Why: ``Runner.wrap_model`` passes ``device_ids=[LOCAL_RANK]`` whatever the device, and converts no SyncBatchNorm
+    when it trains in parallel. It becomes plain BatchNorm here, with a line in the log.
+    Can go: when mmengine's wrapper asks where the model lies.
+    """
+    init = MMDistributedDataParallel.__init__
+
+    @functools.wraps(init)
+    def init_anywhere(self, module, *args, **kwargs):
+        if all(parameter.device.type == 'cpu' for parameter in module.parameters()):
+            kwargs['device_ids'] = None
+            if any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in module.modules()):
+                print_log('SyncBatchNorm needs GPUs: every process normalises its own images.', logger='current')
+                module = revert_sync_batchnorm(module)
+        init(self, module, *args, **kwargs)
+
+    MMDistributedDataParallel.__init__ = init_anywhere
+
+
+def train_mixed_precision_without_gpus() -> None:
+    """Let ``AmpOptimWrapper`` (``--amp``) train on a CPU, in bfloat16 and without loss scaling.
+
+    Fails: "AmpOptimizerWrapper is only available training on gpu, npu, mlu or musa"; and past that, mmcv's operators
+    (NMS, RoIAlign, ...) with "expected scalar type Float but found BFloat16".
+    Why: mmengine asserts a GPU, although its own ``autocast`` knows the CPU, where the type is bfloat16; that has
+    float32's range, so nothing needs to be scaled. mmcv compiles its operators for float32 there, so they get float32.
+    Can go: when mmengine drops that assertion and mmcv compiles for bfloat16.
+    """
+    if torch.cuda.is_available():
+        return
+    init = amp.AmpOptimWrapper.__init__
+
+    @functools.wraps(init)
+    def init_anywhere(self, *args, **kwargs):
+        _give_operators_float32()
+        init(self, *args, **kwargs)
+
+    amp.AmpOptimWrapper.__init__ = init_anywhere
+    amp.is_cuda_available = lambda: True  # read by the assertion only
+    # torch.cuda.amp.GradScaler warns twice before it switches itself off; this one is off and says nothing.
+    amp.GradScaler = functools.partial(torch.amp.GradScaler, 'cpu', enabled=False)
+
+
+@functools.cache
+def _give_operators_float32() -> None:
+    """Hand mmcv's operators float32 for bfloat16. Not before it is needed: importing them takes a while."""
+    importlib.import_module('mmcv.ops')
+    for operator in torch.autograd.Function.__subclasses__():
+        if operator.__module__.startswith('mmcv.ops.'):
+            operator.forward = staticmethod(_in_float32(operator.forward))
+            operator.backward = staticmethod(_in_float32(operator.backward))
+
+
+def _in_float32(function: Callable) -> Callable:
+    """An operator's forward or backward in float32; the result has the type of its first tensor, as callers expect."""
+
+    @functools.wraps(function)
+    def run(ctx, *args):
+        floats = [arg.dtype for arg in args if isinstance(arg, torch.Tensor) and arg.is_floating_point()]
+        if torch.bfloat16 not in floats:
+            return function(ctx, *args)
+        out = function(ctx, *(arg.float() if getattr(arg, 'dtype', None) is torch.bfloat16 else arg for arg in args))
+        return out.to(floats[0]) if isinstance(out, torch.Tensor) and out.is_floating_point() else out
+
+    return run
+
+
+def find_own_configs() -> None:
+    """Let configs inherit ``mmscale::fine/...``, and mmengine's registries know the scope.
+
+    Fails: "mmengine does not support to load mmscale config".
+    Why: mmengine knows OpenMMLab's packages only, and looks for their configs where ``pip`` put them, with a model
+    index beside.
+    Can go: when mmengine asks a package for its configs.
+    """
+    MODULE2PACKAGE['mmscale'] = 'mmscale'
+    find = Config._get_cfg_path
+
+    def find_anywhere(cfg_path, filename):
+        scope, _, name = cfg_path.partition('::')
+        if scope != 'mmscale' or not name:
+            return find(cfg_path, filename)
+        path = config_root() / name
+        if not path.is_file():
+            raise FileNotFoundError(f"'{cfg_path}' does not exist: there is no {path}")
+        return str(path), scope
+
+    Config._get_cfg_path = staticmethod(find_anywhere)
+
+
+def config_root() -> Path:
+    """The folder of MMScale's configs: the checkout's ``configs/`` if this package lies in one, else the wheel's copy.
+
+    A checkout wins over a copy that an earlier build left in the package, which would hide every edit since.
+    """
+    package = Path(__file__).resolve().parent
+    checkout = package.parents[1] / 'configs'
+    return checkout if (checkout / '_base_' / 'default_runtime.py').is_file() else package / '.mim' / 'configs'
+
+
+def import_mmyolo():
+    """Import mmyolo, which is optional, past its check of mmcv's version number.
+
+    Fails: "MMCV==2.1.0 is used but incompatible. Please install mmcv>=2.0.0rc4, <2.1.0."
+    Why: mmyolo 0.6.0 is older than mmcv 2.1.0 and refuses it by its number alone; it runs on it. Its check is shown the
+    last number that it knows, for the time of that import only.
+    Can go: when an mmyolo without that bound is released.
+
+    Returns:
+        module: mmyolo.
+
+    Raises:
+        ImportError: If mmyolo is not installed.
+    """
+    try:
+        with mock.patch.object(mmcv, '__version__', '2.0.1'):
+            return importlib.import_module('mmyolo')
+    except ModuleNotFoundError as error:
+        if error.name != 'mmyolo':
+            raise
+        raise ImportError('mmyolo is not installed; it is optional and under the GPL: pip install --no-deps '
+                          'mmyolo==0.6.0') from error

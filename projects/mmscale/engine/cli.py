@@ -1,0 +1,174 @@
+"""What training and testing share on the command line: options, the config, and how a user's mistake is told.
+
+A mistake of the user ends in one line, ``error: ...``, and exit code 2. Everything else is a fault of the program and
+keeps its traceback. ``MMSCALE_DEBUG=1`` shows the traceback of a mistake too.
+"""
+import argparse
+import difflib
+import dis
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from .. import stack
+
+__all__ = ['UsageError', 'add_common', 'build_runner', 'command', 'load_config', 'say']
+
+# Keys that mmengine's runner reads from the config beside its own arguments.
+READ_FROM_CONFIG = (
+    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
+    'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline')
+
+
+class UsageError(ValueError):
+    """A mistake in what the user typed or configured; its one sentence is all that is shown."""
+
+
+def is_mistake(error: BaseException) -> str | None:
+    """Tell a user's mistake from a fault of the program.
+
+    A mistake is a :class:`UsageError`; a file that does not exist or may not be read; a name that no registry knows; or
+    whatever a check of this package raised on purpose, by a ``raise`` statement of its own. mmengine's registries raise
+    an error anew with a longer text, so the chain is followed to its first link.
+
+    Returns:
+        str | None: The sentence to be shown, or None for a fault of the program.
+    """
+    if isinstance(error, UsageError):
+        return str(error)
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)):
+        return str(error)
+    first = error
+    while (link := first.__cause__ or first.__context__) is not None and isinstance(link, type(error)):
+        first = link
+    frames = first.__traceback__
+    if frames is None:
+        return None
+    while frames.tb_next is not None:
+        frames = frames.tb_next
+    module = frames.tb_frame.f_globals.get('__name__', '')
+    raised = frames.tb_frame.f_code.co_code[frames.tb_lasti] == dis.opmap['RAISE_VARARGS']
+    ours = module.split('.')[0] == 'mmscale'
+    if raised and ours and isinstance(error, (ValueError, TypeError, KeyError, ImportError)):
+        return str(first.args[0]) if isinstance(first, KeyError) else str(first)
+    if raised and module.startswith('mmengine.registry') and isinstance(error, KeyError):
+        return str(first.args[0])
+    return None
+
+
+def command(function: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
+    """Make a function of argv a command: a mistake in one line, and torchrun told of any other error that ended a rank.
+
+    Args:
+        function (Callable): Takes the arguments after the program's name; None means ``sys.argv``.
+    """
+
+    @record  # torchrun then prints the error of the first rank to fail, not only its exit code
+    @functools.wraps(function)
+    def run(argv: list[str] | None = None) -> None:
+        try:
+            function(argv)
+        except Exception as error:
+            sentence = is_mistake(error)
+            if sentence is None or os.environ.get('MMSCALE_DEBUG', '0') not in ('', '0'):
+                raise
+            rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
+            print(f'{rank}error: {" ".join(sentence.split())}', file=sys.stderr, flush=True)
+            sys.exit(2)
+
+    return run
+
+
+class Options(DictAction):
+    """mmengine's ``KEY=VALUE`` options, with a sentence for a value that it cannot parse (or recurses on for ever)."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, RecursionError, ValueError):
+            parser.error(f'{option_string} {" ".join(values)}: should be KEY=VALUE, where a value is a number, a word, '
+                         'or a list of those such as "[a,b]"; a dict belongs into a config file')
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share, by MMDetection's names."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results; by default work_dirs/<config>')
+    parser.add_argument('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
+                        help='change the config: model.backbone.depth=18, or a list as key="[a,b]" or key=a,b')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='what started the processes of a distributed run')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.epilog = 'MMSCALE_DEBUG=1 shows the traceback of a mistake that is otherwise told in one line.'
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply what the command line says about it.
+
+    Args:
+        args (argparse.Namespace): With ``config`` (a path, or ``mmscale::fine/...`` for one that came with a package)
+            and the options of :func:`add_common`.
+
+    Raises:
+        UsageError: If the config does not exist, or ``--cfg-options`` names a key that nothing would read.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    path = args.config
+    if '::' in path:
+        try:
+            path = Config._get_cfg_path(path, '')[0]
+        except (AssertionError, ModuleNotFoundError, ValueError) as error:
+            raise UsageError(f"config '{args.config}' names no installed package's config ({error})") from error
+    elif not Path(path).is_file():
+        raise UsageError(f"config '{path}' does not exist")
+    cfg = Config.fromfile(path)
+    apply_options(cfg, args.cfg_options)
+    if any(key.partition('.')[0] == 'custom_imports' for key in args.cfg_options or {}):
+        import_modules_from_strings(**cfg.custom_imports)  # mmengine imports only what the file itself names
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
+    return cfg
+
+
+def apply_options(cfg: Config, options: dict | None) -> None:
+    """Merge ``--cfg-options`` into a config, and refuse a key that nothing would read."""
+    known = {*cfg, *READ_FROM_CONFIG, *inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'}
+    for key in options or {}:
+        if (top := key.partition('.')[0]) not in known:
+            near = difflib.get_close_matches(top, known, n=1)
+            raise UsageError(f"--cfg-options {key}: the config has no '{top}'"
+                             + (f", did you mean '{near[0]}'?" if near else ''))
+    try:
+        cfg.merge_from_dict(options or {})
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise UsageError(f'--cfg-options {", ".join(options)} does not fit into the config '
+                         f'({error.args[0] if error.args else error})') from error
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that the config asks for, on a stack that can run it.
+
+    Raises:
+        UsageError: If a GPU is visible that mmcv's operators were not compiled for.
+    """
+    if fault := stack.mmcv_without_gpu():
+        raise UsageError(fault.sentence)
+    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+
+
+def say(line: str) -> None:
+    """Print a line, once: in a distributed run only the first process does."""
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0' and is_main_process():
+        print(line, flush=True)
