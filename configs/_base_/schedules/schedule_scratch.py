@@ -1,5 +1,4 @@
-# Training from random weights on a small data set: AdamW, a short warm-up, one cosine to zero, EMA-free. `max_epochs` is the one
-# number that a child changes.
+# Training from random weights on a small data set: AdamW, a short warm-up, one cosine to zero.
 max_epochs = 8
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)

@@ -110,19 +110,17 @@ class FINEFPN(FPN):
         levels = range(self.start_level, self.backbone_end_level)
         fused = {level: conv(inputs[level]) for level, conv in zip(levels, self.lateral_convs, strict=True)}  # eq. 1
         for level in reversed(levels[:-1]):
-            low, high = fused[level], fused[level + 1]
-            if str(level) in self.fine:
-                low = self.fine[str(level)](low, high)
-            fused[level] = low + self._upsample(high, low)  # eq. 3
+            fused[level] = self._fuse(level, fused[level], fused[level + 1])
         outs = [conv(fused[level]) for level, conv in zip(levels, self.fpn_convs)]  # noqa: B905 (extra convs follow)
         outs.extend(self._extra_levels(inputs[levels[-1]], fused[levels[-1]], outs[-1]))
         return tuple(outs)
 
-    def _upsample(self, high: Tensor, low: Tensor) -> Tensor:
-        """Bring the high level to the low level's size as ``upsample_cfg`` says."""
-        if 'scale_factor' in self.upsample_cfg:
-            return F.interpolate(high, **self.upsample_cfg)
-        return F.interpolate(high, size=low.shape[-2:], **self.upsample_cfg)
+    def _fuse(self, level: int, low: Tensor, high: Tensor) -> Tensor:
+        """Eq. 3 for one level: align the low level, upsample the high level as ``upsample_cfg`` says, add."""
+        if str(level) in self.fine:
+            low = self.fine[str(level)](low, high)
+        size = {} if 'scale_factor' in self.upsample_cfg else {'size': low.shape[-2:]}
+        return low + F.interpolate(high, **size, **self.upsample_cfg)
 
     def _extra_levels(self, top_input: Tensor, top_lateral: Tensor, top_out: Tensor) -> list[Tensor]:
         """Levels above the top one: strided convolutions, or subsampling without ``add_extra_convs``."""
