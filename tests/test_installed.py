@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,21 +12,16 @@ import pytest
 @pytest.fixture(scope='session')
 def installed(repo, tmp_path_factory):
     """A folder that holds what ``pip install .`` puts into an environment that has the stack."""
+    source = tmp_path_factory.mktemp(
+        'source'
+    )  # a copy: building in the checkout would leave, and reuse, its build/ folder
+    for name in ('projects', 'configs', 'tools'):
+        shutil.copytree(repo / name, source / name, ignore=shutil.ignore_patterns('__pycache__', '.mim', '*.egg-info'))
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(repo / name, source)
     site = tmp_path_factory.mktemp('site')
-    command = [
-        sys.executable,
-        '-m',
-        'pip',
-        'install',
-        '--quiet',
-        '--no-deps',
-        '--no-build-isolation',
-        '--no-index',
-        '--target',
-        str(site),
-        str(repo),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation', '--no-index']
+    done = subprocess.run([*command, '--target', str(site), str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return site
 

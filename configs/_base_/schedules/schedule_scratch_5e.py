@@ -1,5 +1,5 @@
 # Training from random weights on a small data set: AdamW, a short warm-up, one cosine to zero.
-max_epochs = 8
+max_epochs = 5
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
@@ -15,4 +15,4 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=0.001, weight_decay=0.05),
     clip_grad=dict(max_norm=10, norm_type=2))
 
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+auto_scale_lr = dict(enable=False, base_batch_size=4)

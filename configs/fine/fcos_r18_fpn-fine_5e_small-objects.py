@@ -1,3 +1,3 @@
-_base_ = './fcos_r18_fpn_8e_small-objects.py'
+_base_ = './fcos_r18_fpn_5e_small-objects.py'
 
 model = dict(neck=dict(type='mmscale.FINEFPN'))
