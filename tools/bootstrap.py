@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--venv', type=Path, default=TOP / '.venv', help='where the environment is or shall be')
     args = parser.parse_args()
+    args.venv = args.venv.absolute()
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         fail(f'Python {sys.version.split()[0]} is not supported: run this with Python 3.10, 3.11 or 3.12')
     python = args.venv / 'bin' / 'python'
@@ -45,7 +46,7 @@ def main() -> None:
     pip(python, 'install', '--no-build-isolation', '-r', str(REQUIREMENTS[1]), '-r', str(REQUIREMENTS[2]))
     step('installing mmscale, editable')
     pip(python, 'install', '--quiet', '--no-build-isolation', '--no-deps', '-e', str(TOP))
-    if subprocess.run([python, '-m', 'mmscale'], cwd=args.venv).returncode:
+    if subprocess.run([python, '-m', 'mmscale']).returncode:
         fail('the installed stack does not fit together: see the table above')
     stamp.write_text(wanted)
     step(f'ready after {time.monotonic() - start:.0f} s')
@@ -100,7 +101,7 @@ def compile_mmcv(python: Path, version: str, shelf: Path) -> Path:
     """Compile mmcv's wheel with its progress shown, and keep it."""
     compiler = os.environ.get('CXX', 'c++').split()[0]
     if shutil.which(compiler) is None:
-        fail(f'there is no C++ compiler ({compiler}): install one (Debian and Ubuntu: g++, python3-dev) or name it in CXX')
+        fail(f'there is no C++ compiler ({compiler}): install one (Debian, Ubuntu: g++, python3-dev) or name it in CXX')
     shelf.mkdir(parents=True, exist_ok=True)
     log = shelf / 'build.log'
     with tempfile.TemporaryDirectory(dir=shelf) as build:

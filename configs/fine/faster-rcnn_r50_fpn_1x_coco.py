@@ -1,4 +1,6 @@
 _base_ = [
-    'mmdet::_base_/models/faster-rcnn_r50_fpn.py', '../_base_/datasets/coco_detection.py', 'mmdet::_base_/schedules/schedule_1x.py',
-    '../_base_/default_runtime.py'
+    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
+    '../_base_/datasets/coco_detection.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    '../_base_/default_runtime.py',
 ]

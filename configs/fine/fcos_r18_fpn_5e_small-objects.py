@@ -1,8 +1,10 @@
-# What `make demo` trains: generated small objects at 192x192 (tools/data/generate.py --size 192 --objects 1 6), from random
-# weights, two minutes on two cores.
+# What `make demo` trains: generated small objects at 192x192 (tools/data/generate.py --size 192 --objects 1 6), from
+# random weights, two minutes on two cores.
 _base_ = [
-    '../_base_/models/fcos_r18_fpn_scratch.py', '../_base_/datasets/small_objects.py', '../_base_/schedules/schedule_scratch_5e.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/fcos_r18_fpn_scratch.py',
+    '../_base_/datasets/small_objects.py',
+    '../_base_/schedules/schedule_scratch_5e.py',
+    '../_base_/default_runtime.py',
 ]
 
 model = dict(

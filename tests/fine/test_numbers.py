@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'fine'
 @pytest.mark.parametrize(
     'detector, classes, params, gmacs',
     [
-        # parameters in M and "FLOPs" (multiply-adds) in G at 800x800, without and with FINE; torchvision counts 91 classes
+        # parameters in M, "FLOPs" (multiply-adds) in G at 800x800, without and with FINE; torchvision counts 91 classes
         ('faster-rcnn', None, (41.8, 42.8), (134.4, 135.5)),
         ('retinanet', 91, (34.0, 35.0), (151.5, 152.9)),
         ('fcos', 91, (32.3, 33.3), (128.2, 129.6)),

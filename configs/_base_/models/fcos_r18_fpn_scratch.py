@@ -1,5 +1,5 @@
-# FCOS with a ResNet-18 that trains from random weights (no download) on small images, two cores and a few minutes: for tests, the demo
-# and first experiments. Batch norm is trained, nothing is frozen.
+# FCOS with a ResNet-18 that trains from random weights (no download) on small images, two cores and a few minutes: for
+# tests, the demo and first experiments. Batch norm is trained, nothing is frozen.
 _base_ = './fcos_r50_fpn.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# FCOS R50 in the form that FINE's tables count, torchvision's: a PyTorch-style ResNet, centre sampling, the centre-ness branch
-# on the regression tower, distances normalised by the stride, GIoU loss.
+# FCOS R50 in the form that FINE's tables count, torchvision's: a PyTorch-style ResNet, centre sampling, the centre-ness
+# branch on the regression tower, distances normalised by the stride, GIoU loss.
 model = dict(
     type='FCOS',
     data_preprocessor=dict(
