@@ -113,6 +113,7 @@ def test_names_are_told_apart():
 @pytest.mark.parametrize(('changes', 'message'), [
     (dict(mode='train'), "mode must be one of tensor, predict, backbone-neck, but is 'train'"),
     (dict(repeats=0), 'repeats must be at least 1, but is 0'),
+    (dict(rounds=0), 'rounds must be at least 1, but is 0'),
     (dict(batch_size=-1), 'batch_size must be at least 1, but is -1'),
     (dict(device='mps'), "device must be 'cpu' or 'cuda', but is 'mps'"),
     (dict(input_size=(64, 0)), 'input_size must be height and width'),
@@ -153,6 +154,23 @@ def test_end_to_end(tool, one_stage, deeper_one_stage, tmp_path, capsys):
     assert report['environment']['threads'] == 1
     assert report['environment']['versions']['torch'] == torch.__version__
     assert not multiprocessing.active_children()
+
+
+def test_rounds_have_new_processes_and_the_order_reversed(one_stage, deeper_one_stage):
+    lines = []
+    report = benchmark([one_stage, deeper_one_stage], 64, repeats=2, warmup=0, rounds=2, threads=1,
+                       progress=lambda line: lines.append(line.split(':')[0]))
+    assert [line for line in lines if 'building' in line] == [
+        f'building {name} (round {i}/2)' for i in (1, 2) for name in ('one_stage', 'deeper')]
+    runs = [line for line in lines if line.startswith('run')]
+    assert runs[:2] == ['run 1/2 one_stage', 'run 1/2 deeper'] and runs[4:6] == ['run 1/2 deeper', 'run 1/2 one_stage']
+    latency = report['results'][0]['latency']
+    samples = latency['samples']
+    assert len(samples) == 4
+    assert latency['compared'] == pytest.approx([(samples[i] + samples[i + 1]) / 2 for i in (0, 2)])
+    other = report['results'][1]['latency']['compared']
+    ratios = [b / a for a, b in zip(latency['compared'], other, strict=True)]
+    assert report['ratios'][0]['latency']['median'] == pytest.approx(sum(ratios) / 2)
 
 
 def test_a_config_that_fails_ends_it(tool, broken, capsys):

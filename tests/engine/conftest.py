@@ -20,7 +20,7 @@ CONFIG = """
         data_preprocessor=dict(type='DetDataPreprocessor', mean=[128.] * 3, std=[64.] * 3, pad_size_divisor=32),
         backbone=dict(type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3), num_stages=4,
                       norm_cfg=dict(type='BN'), init_cfg=None),
-        neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=16, num_outs=3),
+        neck=dict(type='mmscale.FINEFPN', in_channels=[16, 32, 64], out_channels=16, num_outs=3),
         bbox_head=dict(
             type='FCOSHead', num_classes=2, in_channels=16, feat_channels=16, stacked_convs=1, strides=[8, 16, 32],
             regress_ranges=((-1, 32), (32, 64), (64, 1e8)),

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from mmdet.models.necks import FPN
@@ -82,6 +84,44 @@ def test_any_image_size(size):
     with torch.no_grad():
         outs = module(inputs)
     assert [out.shape[-2:] for out in outs[:4]] == [x.shape[-2:] for x in inputs]
+
+
+def test_no_level_outlives_its_use():
+    """Held through the output convolutions, the finest level would be a tenth of a Faster R-CNN's peak memory."""
+    module, alive = neck().eval(), []
+    low_levels = []
+    for conv in module.lateral_convs:
+        conv.register_forward_hook(lambda m, args, out: low_levels.append(weakref.ref(out)) or None)
+    module.fpn_convs[0].register_forward_pre_hook(lambda m, args: alive.extend(x() is not None for x in low_levels))
+    with torch.no_grad():
+        module(maps())
+    assert alive == [False, False, False, True]  # the top level is not aligned: it is itself the fused map
+
+
+def test_map_of_modulation_keeps_the_memory_layout():
+    """A channels-last map would have every later convolution laid out anew: 2 % of a Faster R-CNN's time."""
+    module = neck().eval()
+    with torch.no_grad():
+        assert all(out.is_contiguous() for out in module(maps()))
+        modulation = module.fine['2'].modulation_map(torch.rand(1, 32, 8, 8), torch.rand(1, 32, 4, 4))
+    assert modulation.is_contiguous()
+
+
+def test_compiles_and_exports_to_onnx(tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    module, inputs = neck(start_level=1, add_extra_convs='on_output').eval(), maps()
+    with torch.no_grad():
+        expected = module(inputs)
+        compiled = torch.compile(module, fullgraph=True, backend='aot_eager')(inputs)
+    path = str(tmp_path / 'neck.onnx')
+    torch.onnx.export(module, (inputs,), path, input_names=['C2', 'C3', 'C4', 'C5'], opset_version=17, dynamo=False)
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    names = [entry.name for entry in session.get_inputs()]  # C2 is not used from start_level=1
+    exported = session.run(None, {name: inputs[int(name[1]) - 2].numpy() for name in names})
+    for a, b, c in zip(expected, compiled, exported, strict=True):
+        torch.testing.assert_close(b, a)
+        torch.testing.assert_close(torch.from_numpy(c), a, rtol=1e-4, atol=1e-5)
 
 
 def test_another_aligning_module_can_take_fines_place():

@@ -18,6 +18,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--batch', type=int, default=1, help='images in a batch (default: 1)')
     parser.add_argument('--repeats', type=int, default=10, help='timed runs of each config (default: 10)')
     parser.add_argument('--warmup', type=int, default=2, help='runs before those (default: 2)')
+    parser.add_argument('--rounds', type=int, default=1,
+                        help='repeat all of it with new processes; the ratios are then over rounds (default: 1)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (default: cpu)')
     parser.add_argument('--threads', type=int, help="PyTorch's threads on the CPU (default: its own choice)")
     parser.add_argument('--mode', choices=MODES, default='tensor',
@@ -40,8 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         report = benchmark(
             args.configs, args.shape, batch_size=args.batch, repeats=args.repeats, warmup=args.warmup,
-            device=args.device, threads=args.threads, mode=args.mode, compile=args.compile, amp=args.amp,
-            pin_proposals=not args.own_proposals, cfg_options=args.cfg_options, seed=args.seed, timeout=args.timeout,
+            rounds=args.rounds, device=args.device, threads=args.threads, mode=args.mode, compile=args.compile,
+            amp=args.amp, pin_proposals=not args.own_proposals, cfg_options=args.cfg_options, seed=args.seed,
+            timeout=args.timeout,
             progress=None if args.quiet else lambda line: print(line, file=sys.stderr, flush=True))
     except (BenchmarkError, FileNotFoundError, ValueError) as error:
         if traceback := getattr(error, 'traceback', ''):

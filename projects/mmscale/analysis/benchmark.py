@@ -5,6 +5,10 @@ neither share memory nor compute at the same time. After the warm-up the runs in
 machine down for a while slows both, and the ratio of neighbouring runs is free of it. Memory is measured in extra runs,
 since measuring costs time.
 
+A process keeps what it was dealt: where its memory lies can make the same network some percent slower or faster for as
+long as the process lives, and no number of runs in it averages that out. So there can be several rounds, each with new
+processes and the order reversed; the ratio is then over rounds, not over runs.
+
 Latency is the time that passed. CPU time is what the process spent on all its cores: on a machine that others use as
 well it is the steadier of the two, above all with one thread (several threads spend time waiting for each other). On a
 GPU it is the host's share.
@@ -43,9 +47,9 @@ class BenchmarkError(RuntimeError):
 
 
 def benchmark(configs: Sequence[str | PathLike | Config], input_size: int | Sequence[int] = (800, 800), *,
-              batch_size: int = 1, repeats: int = 10, warmup: int = 2, device: str = 'cpu', threads: int | None = None,
-              mode: str = 'tensor', compile: bool = False, amp: bool = False, pin_proposals: bool = True,
-              cfg_options: dict | None = None, seed: int = 0, timeout: float = 1800,
+              batch_size: int = 1, repeats: int = 10, warmup: int = 2, rounds: int = 1, device: str = 'cpu',
+              threads: int | None = None, mode: str = 'tensor', compile: bool = False, amp: bool = False,
+              pin_proposals: bool = True, cfg_options: dict | None = None, seed: int = 0, timeout: float = 1800,
               progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Measures configs against the first of them.
 
@@ -53,8 +57,10 @@ def benchmark(configs: Sequence[str | PathLike | Config], input_size: int | Sequ
         configs (Sequence[str | PathLike | Config]): Two or more configs (one alone has no ratios).
         input_size (Sequence[int]): Height and width of the images. Defaults to (800, 800).
         batch_size (int): Images in a batch. Defaults to 1.
-        repeats (int): Timed runs of each config; six or more give a 95 % interval. Defaults to 10.
+        repeats (int): Timed runs of each config in a round. Defaults to 10.
         warmup (int): Runs before, which do not count. Defaults to 2.
+        rounds (int): How often all that happens, with new processes. One round compares its runs, several compare the
+            medians of the rounds; six or more of either give a 95 % interval. Defaults to 1.
         device (str): 'cpu', 'cuda' or 'cuda:1'. Defaults to 'cpu'.
         threads (int, optional): PyTorch's threads on the CPU. Defaults to None, its own choice.
         mode (str): What one run is. Defaults to 'tensor'.
@@ -80,7 +86,8 @@ def benchmark(configs: Sequence[str | PathLike | Config], input_size: int | Sequ
         ValueError: If an argument makes no sense.
     """
     size = check_input_size(input_size)
-    _check(configs, mode, repeats=(repeats, 1), warmup=(warmup, 0), batch_size=(batch_size, 1))
+    _check(configs, mode, repeats=(repeats, 1), warmup=(warmup, 0), rounds=(rounds, 1),
+           batch_size=(batch_size, 1))
     _check_device(device)
     for config in configs:
         load_config(config, cfg_options)  # a wrong path is found before processes start
@@ -88,32 +95,34 @@ def benchmark(configs: Sequence[str | PathLike | Config], input_size: int | Sequ
     names = _names(configs)
     common = dict(input_size=size, batch_size=batch_size, device=device, threads=threads, mode=mode, compile=compile,
                   amp=amp, pin_proposals=pin_proposals, cfg_options=cfg_options, seed=seed)
-    with ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(name, Job(config=config, **common), timeout))
-                   for name, config in zip(names, configs, strict=True)]
-        described = []
-        for worker in workers:
-            tell(f'building {worker.name}')
-            described.append(worker.ask('build'))
-        runs: list[list[tuple[float, float]]] = [[] for _ in workers]
-        for run in range(-warmup, repeats):
-            for worker, taken in zip(workers, runs, strict=True):
-                times = worker.ask('run')
-                if run >= 0:
-                    taken.append(times)
-                tell(f"{'warm-up' if run < 0 else f'run {run + 1}/{repeats}'} {worker.name}: {times[0] * 1e3:.1f} ms")
-        memory = [worker.ask('memory') for worker in workers]
-    environment = described[0].pop('environment')
-    for other in described[1:]:
-        del other['environment']
+    jobs = {name: Job(config=config, **common) for name, config in zip(names, configs, strict=True)}
+    taken: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in names}  # by config, round, run
+    described: dict[str, dict] = {}
+    for turn in range(rounds):
+        with ExitStack() as stack:
+            workers = [stack.enter_context(_Worker(name, jobs[name], timeout)) for name in names]
+            for worker in workers:
+                tell(f'building {worker.name}' + (f' (round {turn + 1}/{rounds})' if rounds > 1 else ''))
+                described[worker.name] = worker.ask('build')
+                taken[worker.name].append([])
+            for run in range(-warmup, repeats):
+                for worker in workers[::-1 if turn % 2 else 1]:
+                    times = worker.ask('run')
+                    if run >= 0:
+                        taken[worker.name][-1].append(times)
+                    step = 'warm-up' if run < 0 else f'run {run + 1}/{repeats}'
+                    tell(f'{step} {worker.name}: {times[0] * 1e3:.1f} ms')
+            if turn == 0:
+                memory = {worker.name: worker.ask('memory') for worker in workers}
+    environment = [described[name].pop('environment') for name in names][0]
     results = []
-    for name, config, description, taken, peak in zip(names, configs, described, runs, memory, strict=True):
-        passed, spent = map(list, zip(*taken, strict=True))
-        results.append(dict(name=name, config=str(getattr(config, 'filename', config)), **description,
+    for name, config in zip(names, configs, strict=True):
+        passed, spent = ([[times[i] for times in runs] for runs in taken[name]] for i in (0, 1))
+        results.append(dict(name=name, config=str(getattr(config, 'filename', config)), **described[name],
                             latency=_summary(passed), cpu_time=_summary(spent),
-                            throughput=batch_size / spread(passed).median, memory=peak))
+                            throughput=batch_size / spread(sum(passed, [])).median, memory=memory[name]))
     ratios = [_ratios(result, results[0]) for result in results[1:]]
-    settings = dict(common, repeats=repeats, warmup=warmup)
+    settings = dict(common, repeats=repeats, warmup=warmup, rounds=rounds)
     return dict(settings=settings, environment=environment, results=results, ratios=ratios)
 
 
@@ -124,7 +133,8 @@ def benchmark_table(report: dict[str, Any]) -> str:
     how = ''.join(f', {word}' for word in ('compile', 'amp') if settings[word])
     lines = [f"{environment['device_name']} ({environment['device']}, {environment['threads']} threads), {versions}",
              f"mode {settings['mode']}{how}, batch {settings['batch_size']}, images "
-             f"{'x'.join(map(str, settings['input_size']))}, {settings['repeats']} runs after {settings['warmup']}", '']
+             f"{'x'.join(map(str, settings['input_size']))}, {settings['repeats']} runs after {settings['warmup']}"
+             + (f", {settings['rounds']} rounds" if settings['rounds'] > 1 else ''), '']
     rows = [['config', 'params (M)', 'median (ms)', 'IQR', 'MAD', 'min', 'CPU time (ms)', 'img/s', 'peak tensors (MB)',
              'peak resident (MB)']]
     for result in report['results']:
@@ -150,8 +160,11 @@ def benchmark_table(report: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-def _summary(samples: list[float]) -> dict[str, Any]:
-    return dict(asdict(spread(samples)), samples=samples)
+def _summary(rounds: list[list[float]]) -> dict[str, Any]:
+    """Spread of all runs, the runs, and what is compared: the only round's runs, or each round's median."""
+    samples = sum(rounds, [])
+    compared = samples if len(rounds) == 1 else [spread(runs).median for runs in rounds]
+    return dict(asdict(spread(samples)), samples=samples, compared=compared)
 
 
 def _ratios(result: dict, first: dict) -> dict[str, Any]:
@@ -160,9 +173,9 @@ def _ratios(result: dict, first: dict) -> dict[str, Any]:
     memory, base = result['memory'], first['memory']
     resident = None if memory['resident'] is None else memory['resident'] / base['resident']
     return dict(name=result['name'], to=first['name'],
-                latency=asdict(paired_ratio(latency['samples'], reference['samples'])),
+                latency=asdict(paired_ratio(latency['compared'], reference['compared'])),
                 latency_min=latency['min'] / reference['min'],
-                cpu_time=asdict(paired_ratio(result['cpu_time']['samples'], first['cpu_time']['samples'])),
+                cpu_time=asdict(paired_ratio(result['cpu_time']['compared'], first['cpu_time']['compared'])),
                 throughput=result['throughput'] / first['throughput'],
                 memory_tensors=memory['tensors'] / base['tensors'], memory_resident=resident,
                 params=result['params'] / max(first['params'], 1))

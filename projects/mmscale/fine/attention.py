@@ -105,7 +105,8 @@ class CrossLevelAttention(nn.Module):
         key, value = self.key(high_tokens), self.value(high_tokens)
         heads = self.attend(query, key, value, low.shape[-2:], high.shape[-2:])  # eq. 6
         out = self.out(heads)  # eq. 7
-        return out.transpose(1, 2).reshape(low.shape)
+        # contiguous: a transposed view is a channels-last map, and everything after it would be laid out anew
+        return out.transpose(1, 2).contiguous().view(low.shape)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, low_size: tuple[int, int], high_size: tuple[int, int]
