@@ -52,6 +52,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(
     type='mmscale.DetectionMetric',
     ann_file=data_root + 'annotations/instances_val2017.json',
-    protocols=('coco', ),
+    protocols=('coco', 'voc12'),
     backend_args=backend_args)
 test_evaluator = val_evaluator

@@ -55,6 +55,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(
     type='mmscale.DetectionMetric',
     ann_file=data_root + 'annotations/val.json',
-    protocols=('coco', ),
+    protocols=('coco', 'voc12'),
     backend_args=backend_args)
 test_evaluator = val_evaluator
