@@ -8,12 +8,12 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 .PHONY: demo test env
 
 demo: env
-	$(BIN)/python -m mmscale.demo
+	"$(BIN)/python" -m mmscale.demo
 
 test: env
-	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	"$(BIN)/ruff" check .
+	"$(BIN)/python" -m pytest
 
 env:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found; name one: make PYTHON=/path/to/python" >&2; exit 2; }
-	@$(PYTHON) tools/bootstrap.py --venv $(VENV)
+	@$(PYTHON) tools/bootstrap.py --venv "$(VENV)"

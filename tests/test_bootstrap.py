@@ -56,6 +56,38 @@ def test_no_compiler_is_a_sentence(bootstrap, python, tmp_path, monkeypatch):
         bootstrap.compile_mmcv(python, '2.1.0', tmp_path / 'shelf')
 
 
+def test_a_cache_that_cannot_be_written_is_a_sentence(bootstrap, python, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(
+        SystemExit, match=r'error: the wheel of mmcv cannot be kept in .* name a folder in MMSCALE_CACHE'
+    ):
+        bootstrap.compile_mmcv(python, '2.1.0', tmp_path / 'file' / 'shelf')
+
+
+def test_half_an_environment_is_made_anew_and_a_strangers_folder_left_alone(bootstrap, tmp_path, monkeypatch):
+    half = tmp_path / 'half'
+    (half / 'bin').mkdir(parents=True)
+    (half / 'pyvenv.cfg').write_text('')
+    (half / 'bin' / 'python').symlink_to('/bin/false')
+    assert not bootstrap.usable(half / 'bin' / 'python')
+    calls = []
+
+    def interrupt(command, **kwargs):
+        calls.append(command)
+        (half / 'bin').mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bootstrap.subprocess, 'run', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bootstrap.create_venv(half)
+    assert calls and not half.exists()
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos' / 'cat.png').write_text('')
+    with pytest.raises(SystemExit, match='photos is not empty and no virtual environment: name another folder'):
+        bootstrap.create_venv(tmp_path / 'photos')
+    assert (tmp_path / 'photos' / 'cat.png').exists()
+
+
 def test_fingerprint_follows_the_requirements(bootstrap, tmp_path, monkeypatch):
     before = bootstrap.fingerprint()
     assert bootstrap.fingerprint() == before

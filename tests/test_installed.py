@@ -15,13 +15,18 @@ def installed(repo, tmp_path_factory):
     source = tmp_path_factory.mktemp(
         'source'
     )  # a copy: building in the checkout would leave, and reuse, its build/ folder
-    for name in ('projects', 'configs', 'tools'):
+    for name in ('projects', 'configs', 'tools', 'requirements'):
         shutil.copytree(repo / name, source / name, ignore=shutil.ignore_patterns('__pycache__', '.mim', '*.egg-info'))
-    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in', 'requirements.txt'):
         shutil.copy(repo / name, source)
+    # by way of the source distribution, as from a package index
+    build = 'from setuptools import build_meta; build_meta.build_sdist("dist")'
+    done = subprocess.run([sys.executable, '-c', build], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (source / 'dist').glob('mmscale-*.tar.gz')
     site = tmp_path_factory.mktemp('site')
     command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation', '--no-index']
-    done = subprocess.run([*command, '--target', str(site), str(source)], capture_output=True, text=True)
+    done = subprocess.run([*command, '--target', str(site), str(archive)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return site
 

@@ -35,11 +35,10 @@ def main() -> None:
     if stamp.is_file() and stamp.read_text() == wanted and python.exists():
         return
     start = time.monotonic()
-    if not python.exists():
+    if not usable(python):
         step(f'creating {args.venv.name} with Python {sys.version.split()[0]}')
         create_venv(args.venv)
     step('installing torch and what compiles mmcv')
-    pip(python, 'install', '--quiet', '--upgrade', 'pip')
     pip(python, 'install', '-r', str(REQUIREMENTS[0]))
     install_mmcv(python)
     step('installing the OpenMMLab stack and the test tools')
@@ -58,17 +57,30 @@ def fingerprint() -> str:
     return f'{hashlib.sha256(content).hexdigest()} python{sys.version_info[0]}.{sys.version_info[1]} {TOP}\n'
 
 
-def create_venv(path: Path) -> None:
-    """A virtual environment, whole or not at all."""
-    done = subprocess.run(
-        [sys.executable, '-m', 'venv', str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+def usable(python: Path) -> bool:
+    """Whether an environment is there and whole: one that was cut off while it was made has a Python without pip."""
+    return (
+        python.exists()
+        and subprocess.run([python, '-m', 'pip', '--version'], stdout=subprocess.DEVNULL).returncode == 0
     )
+
+
+def create_venv(path: Path) -> None:
+    """A virtual environment, whole or not at all; only the rest of an earlier environment is replaced."""
+    if path.exists() and any(path.iterdir()) and not (path / 'pyvenv.cfg').is_file():
+        fail(f'{path} is not empty and no virtual environment: name another folder, make VENV=...')
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, '-m', 'venv', str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     if done.returncode:
         shutil.rmtree(path, ignore_errors=True)
-        fail(
-            f'Python cannot make virtual environments ({done.stdout.strip().splitlines()[-1:]}): on Debian and Ubuntu, '
-            'install python3-venv'
-        )
+        reason = done.stdout.strip().splitlines()[-1:]
+        fail(f'Python cannot make virtual environments ({reason}): on Debian and Ubuntu, install python3-venv')
 
 
 def install_mmcv(python: Path) -> None:
@@ -102,7 +114,10 @@ def compile_mmcv(python: Path, version: str, shelf: Path) -> Path:
     compiler = os.environ.get('CXX', 'c++').split()[0]
     if shutil.which(compiler) is None:
         fail(f'there is no C++ compiler ({compiler}): install one (Debian, Ubuntu: g++, python3-dev) or name it in CXX')
-    shelf.mkdir(parents=True, exist_ok=True)
+    try:
+        shelf.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f'the wheel of mmcv cannot be kept in {shelf} ({error.strerror}): name a folder in MMSCALE_CACHE')
     log = shelf / 'build.log'
     with tempfile.TemporaryDirectory(dir=shelf) as build:
         command = [

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -64,6 +66,15 @@ def test_shape_and_every_gradient(variant, low, high):
 def _key_bias(name):
     """A key bias adds the same score to every key of a query, which the softmax removes."""
     return name.startswith('key') and name.endswith('bias')
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_runs_in_half_precision_weights(variant):
+    module = variant(32)
+    low, high = maps()
+    half = copy.deepcopy(module).bfloat16()(low.bfloat16(), high.bfloat16())
+    assert half.dtype is torch.bfloat16
+    torch.testing.assert_close(half.float(), module(low, high), rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize('variant', VARIANTS)

@@ -86,6 +86,22 @@ def test_any_image_size(size):
     assert [out.shape[-2:] for out in outs[:4]] == [x.shape[-2:] for x in inputs]
 
 
+def test_weights_start_as_documented_after_the_necks_own_initialisation():
+    """A neck's ``init_cfg`` reaches every convolution in it; FINE's parts keep their start, and its own wins."""
+    module = neck(fine=dict(down='dwconv'))
+    module.init_weights()
+    for fine, kernels in ((module.fine['1'], (4, 2)), (module.fine['2'], (2, 1))):
+        for down, kernel in zip((fine.down_low, fine.down_high), kernels, strict=True):
+            for weight in down.parameters():
+                torch.testing.assert_close(weight, torch.full_like(weight, 1 / kernel**2))
+        for name, parameter in fine.attention.named_parameters():
+            bound = (6 / (32 + 32)) ** 0.5  # Xavier
+            assert (parameter == 0).all() if name.endswith('bias') else 0.9 * bound < parameter.abs().max() <= bound
+    constant = neck(fine=dict(init_cfg=dict(type='Constant', layer='Linear', val=0.5)))
+    constant.init_weights()
+    assert all((p == 0.5).all() for name, p in constant.fine.named_parameters() if name.endswith('weight'))
+
+
 def test_no_level_outlives_its_use():
     """Held through the output convolutions, the finest level would be a tenth of a Faster R-CNN's peak memory."""
     module, alive = neck().eval(), []
@@ -155,8 +171,19 @@ def test_another_aligning_module_can_take_fines_place():
         (dict(fine_kernels=[1, 0]), 'kernel=0 of FINE must be a whole number from 1'),
         (dict(fine=dict(channels=64)), 'fine.channels=64 does not match out_channels=32'),
         (dict(fine=dict(kernel=2)), 'fine.kernel=2 is set per level: use fine_kernels'),
-        (dict(fine=dict(heads=4)), 'fine has no option heads=4: choose from channels, ratio, num_heads'),
-        (dict(fine_kernel=[1]), r'FINEFPN has no option fine_kernel=\[1\]: its options are fine, fine_levels'),
+        (dict(fine=dict(heads=4)), 'fine has no option heads=4: its options are ratio, num_heads, down'),
+        (
+            dict(fine=dict(attention=dict(projection='single'))),
+            "fine.attention has no option projection='single': its options are num_heads, projections$",
+        ),
+        (
+            dict(fine=dict(attention=dict(type='mmscale.WindowCrossLevelAttention', window=7))),
+            'fine.attention has no option window=7: its options are window_size, num_heads, projections$',
+        ),
+        (
+            dict(fine_kernel=[1]),
+            r'FINEFPN has no option fine_kernel=\[1\]: its options are fine, fine_levels, fine_kernels, in_channels',
+        ),
         (dict(out_channels=20), 'channels=20 is not a multiple of 16'),
         (
             dict(start_level=4),

@@ -80,9 +80,9 @@ class CrossLevelAttention(nn.Module):
             return nn.Sequential(*(nn.Linear(channels, channels) for _ in range(depths[projections])))
 
         self.query, self.key, self.value, self.out = project(), project(), project(), project()
-        self.init_weights()
+        self.reset_parameters()
 
-    def init_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Xavier-uniform weights, zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -238,11 +238,12 @@ class LinearCrossLevelAttention(CrossLevelAttention):
         self, query: Tensor, key: Tensor, value: Tensor, low_size: tuple[int, int], high_size: tuple[int, int]
     ) -> Tensor:
         """As :meth:`CrossLevelAttention.attend`; the norms are taken in float32 whatever the precision around them."""
+        dtype = value.dtype
         with torch.autocast(query.device.type, enabled=False):
             query, key = (F.normalize(x.float(), p=1, dim=1) for x in (query, key))
             query, key, value = map(self._split_heads, (query, key, value.float()))
             heads = query @ (key.transpose(-2, -1) @ value)
-        return self._merge_heads(heads)
+        return self._merge_heads(heads).to(dtype)
 
 
 def _divisors(number: int) -> list[int]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmscale.options import check_options
 from mmscale.registry import MODELS
 
 from .sampling import build_down
@@ -116,9 +117,18 @@ class FINE(BaseModule):
         self.modulation = modulation
         self.down_low = build_down(down, channels, self.low_kernel)
         self.down_high = build_down(down, channels, self.high_kernel)
-        self.attention = MODELS.build(
-            {'type': 'mmscale.CrossLevelAttention', 'channels': channels, 'num_heads': num_heads, **(attention or {})}
-        )
+        attention = {'type': 'mmscale.CrossLevelAttention', 'num_heads': num_heads, **(attention or {})}
+        cls = MODELS.get(attention['type']) if isinstance(attention['type'], str) else attention['type']
+        if cls is not None:
+            check_options('fine.attention', cls, attention, reserved=('channels',))
+        self.attention = MODELS.build({**attention, 'channels': channels})
+
+    def init_weights(self) -> None:
+        """The start that the parts document, whatever a neck's ``init_cfg`` did to them; then FINE's own."""
+        for part in self.children():
+            if hasattr(part, 'reset_parameters'):
+                part.reset_parameters()
+        super().init_weights()
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         """Align the low level.

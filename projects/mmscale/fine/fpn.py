@@ -14,16 +14,15 @@ The paper gives k for the two upper fusions only, and its cost leaves no third m
 plainly.
 """
 
-import inspect
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from mmdet.models.necks import FPN
+from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mmscale.options import check_options, options_of
 from mmscale.registry import MODELS
-
-from .fine import FINE
 
 __all__ = ['FINEFPN']
 
@@ -84,7 +83,7 @@ class FINEFPN(FPN):
                 f'fine_kernels={list(fine_kernels)} must name one kernel for each of the distinct '
                 f'fine_levels={list(fine_levels)}'
             )
-        self.fine = nn.ModuleDict(
+        self.fine = ModuleDict(  # MMEngine's: it passes init_weights on
             {
                 str(level): _build_align(fine, self.out_channels, kernel)
                 for level, kernel in zip(fine_levels, fine_kernels, strict=True)
@@ -140,16 +139,11 @@ class FINEFPN(FPN):
 
 def _check_fpn_arguments(args: tuple, kwargs: dict) -> dict:
     """FPN's arguments by name; a sentence for what FPN only asserts or what Python would report without a remedy."""
-    signature = inspect.signature(FPN.__init__)
-    names = [name for name in signature.parameters if name != 'self']
+    names, _ = options_of(FPN)
+    if len(args) > len(names):
+        raise ValueError(f'FINEFPN takes {len(names)} positional arguments, those of FPN, but got {len(args)}')
     arguments = dict(zip(names, args)) | kwargs  # noqa: B905 (trailing ones come by keyword or default)
-    unknown = sorted(set(arguments) - set(names))
-    if unknown or len(args) > len(names):
-        given = ', '.join(f'{name}={arguments[name]!r}' for name in unknown)
-        raise ValueError(
-            f'FINEFPN has no option {given}: its options are fine, fine_levels, fine_kernels and those of '
-            f'FPN, {", ".join(names)}'
-        )
+    check_options('FINEFPN', FINEFPN, arguments)
     missing = [name for name in ('in_channels', 'out_channels', 'num_outs') if name not in arguments]
     if missing:
         raise ValueError(f'FINEFPN needs {", ".join(missing)}')
@@ -185,9 +179,6 @@ def _build_align(options: dict | None, channels: int, kernel: int) -> nn.Module:
         )
     module_type = options['type']
     cls = MODELS.get(module_type) if isinstance(module_type, str) else module_type
-    if cls is FINE:
-        known = [name for name in inspect.signature(FINE.__init__).parameters if name not in ('self', 'kernel')]
-        unknown = [f'{name}={value!r}' for name, value in options.items() if name != 'type' and name not in known]
-        if unknown:
-            raise ValueError(f'fine has no option {", ".join(unknown)}: choose from {", ".join(known)}')
+    if cls is not None:
+        check_options('fine', cls, options, reserved=('channels', 'kernel'))
     return MODELS.build({**options, 'channels': channels, 'kernel': kernel})

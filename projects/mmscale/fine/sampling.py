@@ -63,9 +63,9 @@ class DepthwiseConvDown(nn.Module):
         super().__init__()
         self.kernel = kernel
         self.conv = nn.Conv2d(channels, channels, kernel, kernel, groups=channels, bias=False) if kernel > 1 else None
-        self.init_weights()
+        self.reset_parameters()
 
-    def init_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Start as the average over the region (our choice)."""
         if self.conv is not None:
             nn.init.constant_(self.conv.weight, 1 / self.kernel**2)
