@@ -44,5 +44,6 @@ def test_leaves_table_picture_and_results_and_reuses_them(small, tmp_path, capsy
     assert capsys.readouterr().out.count('finished before') == 2
     assert {path: path.stat().st_mtime_ns for path in root.rglob('epoch_*.pth')} == checkpoints
 
-    with pytest.raises(SystemExit, match='holds a run with other settings: remove it, or use another --root'):
-        demo.main([*arguments, 'optim_wrapper.optimizer.lr=0.1'])
+    demo.main([*arguments, 'optim_wrapper.optimizer.lr=0.002'])  # other settings are another run
+    assert capsys.readouterr().out.count('finished before') == 0
+    assert len(list(root.rglob('epoch_*.pth'))) == 4

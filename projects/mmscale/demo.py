@@ -6,6 +6,7 @@ there already is reused: a finished training is not run again, a cut one goes on
 """
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -85,19 +86,17 @@ def run(title: str, path: str, root: Path, overrides: dict) -> dict:
     """
     cfg = Config.fromfile(config_root() / path)
     cfg.merge_from_dict(overrides)
-    cfg.work_dir = str(root / Path(path).stem)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = f'{root / "data"}/'
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         evaluator.ann_file = str(root / 'data' / Path(evaluator.ann_file).relative_to('data/small_objects'))
+    # other settings, of another version for instance, are another run
+    settings = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:8]
+    cfg.work_dir = str(root / f'{Path(path).stem}-{settings}')
     done = Path(cfg.work_dir) / 'result.json'
     if done.is_file():
-        result = json.loads(done.read_text())
-        if result['config'] == cfg.pretty_text:
-            print(f'== {title}: finished before, {done}')
-            return result
-        raise SystemExit(f'error: {cfg.work_dir} holds a run with other settings: remove it, or use another --root')
-    text = cfg.pretty_text
+        print(f'== {title}: finished before, {done}')
+        return json.loads(done.read_text())
     cost = complexity(cfg, (SIZE, SIZE))
     print(f'== {title}: {cost.params / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} GMACs at {SIZE}x{SIZE}')
     cfg.log_level = 'WARNING'
@@ -114,7 +113,6 @@ def run(title: str, path: str, root: Path, overrides: dict) -> dict:
     runner.register_hook(predictions)
     metrics = runner.test()
     result = {
-        'config': text,
         'metrics': {name: metrics[key] for name, key in METRICS.items()},
         'params': cost.params,
         'macs': cost.macs,
