@@ -21,6 +21,15 @@ def test_boxes_are_kept_dropped_and_clipped():
     assert message.endswith('1 clipped to the image; first found in b, c, d')
 
 
+def test_one_pixel_is_one_pixel_in_floating_point():
+    """7.2 + 1 - 7.2 and the like are above or below 1 by rounding."""
+    assert 7.2 + 1 - 7.2 < 1 and 64.1 - 63.1 < 1
+    report = BoxReport()
+    assert report.fit([7.2, 5, 7.2 + 1, 9], 640, 480, 'a') is not None
+    assert report.fit([5, 63.1, 9, 65], 640, 64.1, 'a') is not None, 'one pixel is left inside'
+    assert report.dropped == 0
+
+
 def test_nothing_to_report():
     report = BoxReport()
     report.fit([0, 0, 64, 48], 64, 48, 'a')

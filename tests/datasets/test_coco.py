@@ -159,3 +159,13 @@ def test_cityscapes_leaves_out_images_of_crowds(tmp_path):
                                serialize_data=False)
     assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == [2]
     assert len(dataset.metainfo['classes']) == 8
+
+
+def test_a_box_one_pixel_wide_is_kept(tmp_path):
+    """Neither our check nor MMDetection's takes the rounding of x + w - x for a thinner box."""
+    assert 7.2 + 1 - 7.2 < 1
+    path = write_coco(tmp_path / 'a.json', [dict(id=1, width=640)], [
+        dict(image_id=1, category_id=1, bbox=[7.2, 5, 1, 9])])
+    dataset = CocoDataset(ann_file=str(path), metainfo=dict(classes=('disk', 'square')), data_prefix=dict(img=''))
+    instance, = dataset.get_data_info(0)['instances']
+    assert instance['bbox'] == pytest.approx([7.2, 5, 8.2, 14]) and dataset.box_report.dropped == 0

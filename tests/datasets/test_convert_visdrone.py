@@ -48,19 +48,21 @@ def test_boxes_ignored_regions_and_an_empty_annotation(root):
     assert coco['images'] == [
         dict(id=1, file_name='a.jpg', width=60, height=40, ignored_regions=[]),
         dict(id=2, file_name='b.jpg', width=100, height=80,
-             ignored_regions=[[50, 50, 20, 10], [70, 10, 8, 8], [5, 60, 6, 6]]),
+             ignored_regions=[[50, 50, 20, 10]]),
     ]
     assert coco['annotations'] == [
         dict(id=1, image_id=2, category_id=1, bbox=[10, 20, 30, 40], area=1200, iscrowd=0, truncation=0, occlusion=2),
         dict(id=2, image_id=2, category_id=10, bbox=[0, 0, 5, 5], area=25, iscrowd=0, truncation=1, occlusion=0),
+        dict(id=3, image_id=2, category_id=4, bbox=[5, 60, 6, 6], area=36, iscrowd=1, truncation=0, occlusion=0),
     ]
     assert coco['categories'][0] == dict(id=1, name='pedestrian')
     assert coco['categories'][9] == dict(id=10, name='motor')
     assert len(VISDRONE_CLASSES) == 10
     assert (summary.images, summary.images_without_objects) == (2, 1)
-    assert summary.boxes == dict.fromkeys(VISDRONE_CLASSES, 0) | dict(pedestrian=1, motor=1)
-    assert summary.counts == {'ignored regions': 3}
-    assert 'train: 2 images (1 without objects), 2 boxes' in str(summary)
+    assert summary.boxes == dict.fromkeys(VISDRONE_CLASSES, 0) | dict(pedestrian=1, car=1, motor=1)
+    assert summary.counts == {'ignored regions': 1, 'boxes of category 11 (others), dropped': 1,
+                              'objects with score 0, not evaluated (iscrowd)': 1}
+    assert 'train: 2 images (1 without objects), 3 boxes' in str(summary)
 
 
 def test_pycocotools_reads_the_result(root):

@@ -6,6 +6,7 @@ import runpy
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -386,6 +387,18 @@ def test_an_interrupted_unpacking_is_done_again(toy, tmp_path, monkeypatch):
     assert names(tmp_path / 'data' / 'toy') == []
     assert download('toy', tmp_path / 'data', **FAST)
     assert len(toy.requests) == 1 and names(tmp_path / 'data' / 'toy') == ['images', 'list.txt']
+
+
+def test_a_damaged_archive_is_deleted_and_fetched_afresh(toy, tmp_path, monkeypatch):
+    """No length, no checksum: a cut connection looks like the end, and only unpacking finds out."""
+    archive, = CATALOGUE['toy'].archives
+    monkeypatch.setitem(CATALOGUE, 'toy', DataSet('Toy', (replace(archive, md5=None, urls=archive.urls[:1]), )))
+    toy.length, toy.cuts = False, [len(toy.body) // 2]
+    with pytest.raises(ValueError, match=r"toy\.zip' is damaged \(.*\) and was deleted: run the same command again"):
+        download('toy', tmp_path / 'data', **FAST)
+    assert names(tmp_path / 'data' / 'downloads') == [] and names(tmp_path / 'data' / 'toy') == []
+    assert download('toy', tmp_path / 'data', **FAST)
+    assert names(tmp_path / 'data' / 'toy') == ['images', 'list.txt']
 
 
 @pytest.mark.parametrize('name', sorted(name for name, item in CATALOGUE.items() if not item.archives))

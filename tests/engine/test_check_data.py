@@ -72,6 +72,27 @@ def test_wrappers_are_looked_through(dataset):
     assert list(leaf_datasets(ClassBalancedDataset(dataset, 0.1))) == [dataset]
 
 
+def test_an_empty_wrapper_is_no_leaf(dataset):
+    class Wrapper:
+        datasets = []
+
+    assert list(leaf_datasets(Wrapper())) == []
+    dataset.datasets = None
+    assert list(leaf_datasets(dataset)) == [dataset]
+
+
+def test_heads_for_re_identification_are_not_compared(dataset):
+    """They count individuals: below a tracker's reid, or a model of their own, whose head is just 'head'."""
+    class LinearReIDHead(Head):
+        pass
+
+    model = Detector(2)
+    model.reid = nn.ModuleDict(dict(head=Head(380)))
+    model.head = LinearReIDHead(380)
+    assert [name for name, _ in class_heads(model)] == ['bbox_head']
+    check_heads(model, dataset)
+
+
 def test_labels_out_of_range(dataset):
     check_labels(dataset, 10)
     dataset.data_list[1]['instances'][0]['bbox_label'] = 2

@@ -160,14 +160,14 @@ def test_a_metric_serves_several_epochs():
 
 
 def test_aitod_sizes():
-    """Objects of 6, 12, 24, 48 and 100 pixels: one in each bin, and the last one in none."""
-    sides = (6, 12, 24, 48, 100)
+    """Objects of 1, 6, 12, 24, 48 and 100 pixels: with open ends the smallest is in vt and the largest in m."""
+    sides = (6, 12, 24, 48, 100, 1)
     boxes = [[150 * i, 0, 150 * i + side, side] for i, side in enumerate(sides)]
     metrics = run(DetectionMetric(protocols='aitod'), [
-        sample(truth=(boxes, [0] * 5), found=(boxes[::2], [0, 0, 0], [0.9, 0.8, 0.7]), size=(200, 900))])
+        sample(truth=(boxes, [0] * 6), found=(boxes[::2], [0, 0, 0], [0.9, 0.8, 0.7]), size=(200, 900))])
     bins = [metrics[f'aitod/AP_{name}'] for name in ('vt', 't', 's', 'm')]
-    np.testing.assert_allclose(bins, [1, 0, 1, 0])
-    assert metrics['aitod/AP'] == pytest.approx(61 / 101)
+    np.testing.assert_allclose(bins, [51 / 101, 0, 1, 51 / 101])
+    assert metrics['aitod/AP'] == pytest.approx(51 / 101)
 
 
 def test_categories_in_another_order_than_the_classes(tmp_path):
@@ -243,3 +243,45 @@ def test_samples_without_truth():
 def test_a_run_without_images():
     with pytest.raises(ValueError, match='the test run had no image'):
         DetectionMetric().compute_metrics([])
+
+
+def test_masks_without_truth_say_so(tmp_path, monkeypatch):
+    """MMDetection's -1 becomes NaN, and a line names the metrics."""
+    messages = []
+    monkeypatch.setattr('mmscale.evaluation.coco_metric.print_log', lambda message, **_: messages.append(message))
+    path = write_coco(tmp_path / 'a.json', [dict(id=1)], [
+        dict(image_id=1, category_id=1, bbox=[0, 0, 20, 20], segmentation=[[0, 0, 20, 0, 20, 20, 0, 20]])])
+    item = sample(found=([[0, 0, 20, 20]], [0], [0.9]))
+    item['pred_instances']['masks'] = torch.zeros(1, 48, 64, dtype=bool)
+    item['pred_instances']['masks'][:, :20, :20] = True
+    metrics = run(CocoMetric(str(path), metric='segm'), [item], ('disk', 'square'))
+    assert metrics['coco/segm_mAP'] == metrics['coco/segm_mAP_s'] == pytest.approx(1)
+    assert math.isnan(metrics['coco/segm_mAP_m']) and math.isnan(metrics['coco/segm_mAP_l'])
+    assert messages == ['no GT for segm_mAP_m, segm_mAP_l']
+
+
+@pytest.mark.parametrize(('count', 'protocols', 'named'), [
+    (100, ('coco', 'visdrone', 'aitod'), 'visdrone (500), aitod (1500)'), (100, 'coco', None), (99, 'visdrone', None),
+    (0, 'visdrone', None), (500, 'visdrone', None), (300, 'visdrone', 'visdrone (500)')])
+def test_a_cap_on_detections_is_reported_once(monkeypatch, count, protocols, named):
+    messages = []
+    monkeypatch.setattr('mmscale.evaluation.detection_metric.print_log', lambda message, **_: messages.append(message))
+    found = ([[0, 0, 20, 20]] * count, [0] * count, [0.5] * count)
+    metric = DetectionMetric(protocols=protocols)
+    for _ in range(2):
+        run(metric, [sample(truth=([[0, 0, 20, 20]], [0]), found=found), sample(2)])
+    if named is None:
+        assert not messages
+    else:
+        message, = messages
+        assert f'max_per_img={count}, but more count under {named}: raise model.test_cfg.max_per_img' in message
+
+
+def test_mirrored_truth_is_refused(tmp_path):
+    """The first view of a user's own tta_pipeline; with a file the truth is not the view's."""
+    item = sample(truth=([[0, 0, 20, 20]], [0]), flip=True)
+    with pytest.raises(ValueError, match=r'image 1 came mirrored \(flip=True\).* first in the tta_pipeline, or give'):
+        run(DetectionMetric(), [item])
+    run(DetectionMetric(), [dict(item, flip=False)])
+    path = write_coco(tmp_path / 'a.json', [dict(id=1)], [], CLASSES)
+    run(DetectionMetric(ann_file=str(path)), [item])

@@ -68,3 +68,17 @@ def test_the_toolkit_weighs_classes_by_images():
             {key: value[:0] for key, value in items[0]['pred_instances'].items()})
     metrics = run(DetectionMetric(protocols='visdrone'), items)
     assert metrics['visdrone/AP'] == pytest.approx(1 / 2) and metrics['visdrone/AP_toolkit'] == pytest.approx(1 / 4)
+
+
+def test_objects_with_score_zero_cost_nothing(tmp_path):
+    """As the converter writes them: one is hit twice, by boxes inside it, one is missed; what counts is found last."""
+    path = write_coco(tmp_path / 'a.json', [dict(id=1, width=200, height=200)], [
+        dict(image_id=1, category_id=1, bbox=[0, 0, 20, 20]),
+        dict(image_id=1, category_id=1, bbox=[50, 50, 40, 40], iscrowd=1),
+        dict(image_id=1, category_id=1, bbox=[150, 150, 20, 20], iscrowd=1)])
+    boxes = [[0, 0, 20, 20], [50, 50, 90, 90], [55, 55, 80, 80]]
+    for labels, expected in (([0, 0, 0], 1), ([1, 0, 0], 0)):  # the other way round the hits alone earn nothing
+        item = sample(found=(boxes, labels, [0.5, 0.9, 0.8]))
+        metrics = run(DetectionMetric(ann_file=str(path), protocols='visdrone'), [item], ('disk', 'square'))
+        for name in ('AP', 'AP_toolkit', 'AR500'):
+            assert metrics[f'visdrone/{name}'] == pytest.approx(expected)

@@ -20,10 +20,18 @@ val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 # Cityscapes' own AP of masks (mmdet.CityScapesMetric) needs the package cityscapesscripts and is not evaluated here.
-val_evaluator = dict(
-    _delete_=True,
-    type='mmscale.CocoMetric',
-    ann_file=_base_.data_root + 'annotations/instancesonly_filtered_gtFine_val.json',
-    metric=['bbox', 'segm'],
-    backend_args={{_base_.backend_args}})
+# Boxes as everywhere (coco/AP ...; the first figure decides which checkpoint is best), masks by MMDetection's metric
+# (coco/segm_mAP, coco/segm_mAP_s ...).
+val_evaluator = [
+    dict(
+        type='mmscale.DetectionMetric',
+        ann_file=_base_.data_root + 'annotations/instancesonly_filtered_gtFine_val.json',
+        protocols=('coco', 'voc12'),
+        backend_args={{_base_.backend_args}}),
+    dict(
+        type='mmscale.CocoMetric',
+        ann_file=_base_.data_root + 'annotations/instancesonly_filtered_gtFine_val.json',
+        metric='segm',
+        backend_args={{_base_.backend_args}})
+]
 test_evaluator = val_evaluator

@@ -19,11 +19,18 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# boxes and masks by MMDetection's metric: names are coco/bbox_mAP, coco/segm_mAP_s ...
-val_evaluator = dict(
-    _delete_=True,
-    type='mmscale.CocoMetric',
-    ann_file=_base_.data_root + 'annotations/instances_val2017.json',
-    metric=['bbox', 'segm'],
-    backend_args={{_base_.backend_args}})
+# Boxes as everywhere (coco/AP ...; the first figure decides which checkpoint is best), masks by MMDetection's metric
+# (coco/segm_mAP, coco/segm_mAP_s ...).
+val_evaluator = [
+    dict(
+        type='mmscale.DetectionMetric',
+        ann_file=_base_.data_root + 'annotations/instances_val2017.json',
+        protocols=('coco', 'voc12'),
+        backend_args={{_base_.backend_args}}),
+    dict(
+        type='mmscale.CocoMetric',
+        ann_file=_base_.data_root + 'annotations/instances_val2017.json',
+        metric='segm',
+        backend_args={{_base_.backend_args}})
+]
 test_evaluator = val_evaluator

@@ -54,6 +54,8 @@ val_dataloader = dict(
         backend_args=backend_args))
 test_dataloader = val_dataloader
 
+# VisDrone counts 500 detections per image, MMDetection's models hand over 100: set model.test_cfg.max_per_img=500 (two
+# stages: model.test_cfg.rcnn.max_per_img), or AP and AR500 are measured on 100.
 val_evaluator = dict(
     type='mmscale.DetectionMetric',
     ann_file=data_root + 'annotations/val.json',

@@ -17,7 +17,11 @@ from tqdm import tqdm
 
 from .fetch import ensure_space
 
-__all__ = ['extract']
+__all__ = ['DamagedArchiveError', 'extract']
+
+
+class DamagedArchiveError(ValueError):
+    """An archive that was cut or altered, so that another download may help."""
 
 
 def extract(archive: str | Path, destination: str | Path, inside: str = '', last: Sequence[str] = ()) -> None:
@@ -31,7 +35,8 @@ def extract(archive: str | Path, destination: str | Path, inside: str = '', last
             presence proves that the archive was unpacked wholly. Defaults to ().
 
     Raises:
-        ValueError: The archive is damaged, holds an unsafe member, or lacks ``inside``.
+        DamagedArchiveError: The archive is damaged.
+        ValueError: It holds an unsafe member, or lacks ``inside``.
         OSError: The disk is too small.
     """
     archive, destination = Path(archive), Path(destination)
@@ -45,7 +50,7 @@ def extract(archive: str | Path, destination: str | Path, inside: str = '', last
             unpack(archive, unfinished)
         except (zipfile.BadZipFile, zlib.error, tarfile.ReadError, EOFError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"'{archive}' is damaged ({reason}): delete it and fetch it again") from error
+            raise DamagedArchiveError(f"'{archive}' is damaged ({reason}): delete it and fetch it again") from error
         content = unfinished / inside
         if not content.is_dir():
             raise ValueError(f"'{archive}' has no folder '{inside}': it is not the archive that was expected")

@@ -12,6 +12,8 @@ __all__ = ['BoxReport', 'check_class_type', 'check_classes_overlap', 'check_not_
 
 # Our choice: a border missed by up to one pixel is rounding, clipped without a word. COCO itself has many.
 ROUNDING = 1.0
+# What x + w - x may miss of w in floating point, with room.
+EPSILON = 1e-6
 MAX_NAMED_FILES = 3
 MAX_QUOTED_NAMES = 20
 
@@ -55,11 +57,11 @@ class BoxReport:
         """
         self.total += 1
         x1, y1, x2, y2 = box
-        if not (x2 - x1 >= 1 and y2 - y1 >= 1):  # so that NaN counts as degenerate too
+        if not (x2 - x1 >= 1 - EPSILON and y2 - y1 >= 1 - EPSILON):  # so that NaN counts as degenerate too
             self.degenerate += 1
             return self._name(file)
         fitted = [max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)]
-        if fitted[2] - fitted[0] < 1 or fitted[3] - fitted[1] < 1:
+        if fitted[2] - fitted[0] < 1 - EPSILON or fitted[3] - fitted[1] < 1 - EPSILON:
             self.outside += 1
             return self._name(file)
         if max(-x1, -y1, x2 - width, y2 - height) > ROUNDING:

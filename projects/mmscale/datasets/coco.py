@@ -81,8 +81,9 @@ class CocoDataset(MMDetCocoDataset):
             box = self.box_report.fit((x, y, x + w, y + h), entry['width'], entry['height'], str(entry['file_name']))
             if box is not None:
                 x1, y1, x2, y2 = box
-                area = annotation['area'] if annotation['area'] > 0 else (x2 - x1) * (y2 - y1)
-                fitted.append({**annotation, 'bbox': [x1, y1, x2 - x1, y2 - y1], 'area': area})
+                w, h = max(x2 - x1, 1), max(y2 - y1, 1)  # a side of one pixel, which MMDetection drops at 0.99...
+                area = annotation['area'] if annotation['area'] > 0 else w * h
+                fitted.append({**annotation, 'bbox': [x1, y1, w, h], 'area': area})
         data_info = self.parse_data_info({'raw_img_info': {**entry, 'img_id': image_id}, 'raw_ann_info': fitted})
         if 'ignored_regions' in entry:
             data_info['ignored_regions'] = entry['ignored_regions']

@@ -1,15 +1,15 @@
 """Gets the data sets that may be fetched, and says what to do by hand for the others.
 
 Where a publisher gives a checksum it is verified. Where none is given (COCO, and BCCD's archive, which GitHub packs on
-demand) the length and the archive's own check sums are, and the SHA-256 seen is recorded beside the archive, so that a
-later run can tell a change.
+demand) the length, if the server states it, and the archive's own check sums are, and the SHA-256 seen is recorded
+beside the archive, so that a later run can tell a change. An archive that proves damaged is deleted.
 """
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .archive import extract
+from .archive import DamagedArchiveError, extract
 from .fetch import fetch
 
 __all__ = ['CATALOGUE', 'Archive', 'DataSet', 'describe', 'download']
@@ -122,8 +122,9 @@ CATALOGUE = {
         '3. Unpack both into {root}/cityscapes, so that leftImg8bit/train and gtFine/train exist.\n'
         '4. Make the COCO annotations with the converter that MMDetection brings:\n'
         '   pip install cityscapesscripts\n'
-        '   cd "$(python -c "import mmdet; print(mmdet.__path__[0])")/.mim/tools/dataset_converters"\n'
-        '   python cityscapes.py {root}/cityscapes --nproc 4 --out-dir {root}/cityscapes/annotations',
+        '   python "$(python -c \'import mmdet; print(mmdet.__path__[0])\')'
+        '/.mim/tools/dataset_converters/cityscapes.py" \\\n'
+        '       {root}/cityscapes --nproc 4 --out-dir {root}/cityscapes/annotations',
         proof=('cityscapes/leftImg8bit/train', 'cityscapes/gtFine/train')),
 }
 
@@ -209,7 +210,13 @@ def _obtain(archive: Archive, title: str, root: Path, delete_archive: bool, fetc
                 raise
             print(f'{error}; trying the next address')
     print(f'{title} {archive.name}: unpacking into {root / archive.folder}')
-    extract(file, root / archive.folder, archive.inside, archive.proof)
+    try:
+        extract(file, root / archive.folder, archive.inside, archive.proof)
+    except DamagedArchiveError as error:
+        file.unlink()
+        file.with_name(f'{file.name}.sha256').unlink(missing_ok=True)
+        raise ValueError(f'{str(error).rpartition(": ")[0]} and was deleted: run the same command again to fetch it '
+                         'afresh') from error
     if not archive.is_unpacked(root):
         raise ValueError(f"'{file}' was unpacked into '{root / archive.folder}', but {list(archive.proof)} is not "
                          'there: it is not the archive that was expected')

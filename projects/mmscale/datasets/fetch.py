@@ -1,8 +1,9 @@
-"""Fetches one large file over HTTP: resumes where it was cut, and hands over nothing that is not whole.
+"""Fetches one large file over HTTP: resumes where it was cut, and hands over nothing that it can know not to be whole.
 
 The bytes go to ``<name>.part``; beside it ``<name>.part.json`` remembers which version of which address they belong to
 (ETag or Last-Modified), so that the rest of a file is never appended to the beginning of another. Only a file that has
-its full length and, where one is known, its checksum gets its final name.
+its full length, where the server states one, and its checksum, where one is known, gets its final name. Without either
+a connection that was cut looks like the file's end; then only unpacking finds out.
 """
 import errno
 import hashlib
@@ -38,7 +39,8 @@ def fetch(url: str, target: str | Path, md5: str | None = None, retries: int = 5
     Args:
         url (str): Address, http or https.
         target (str | Path): Where the file goes.
-        md5 (str, optional): The publisher's MD5. Defaults to None, then only the length is checked.
+        md5 (str, optional): The publisher's MD5. Defaults to None, then only the length is checked, and nothing where
+            the server states no length.
         retries (int): Failed connections in a row after which to give up; one that got further than any before it does
             not count. Defaults to 5.
         backoff (float): Seconds before the second try, doubled for each further one up to 30. Defaults to 1.0.

@@ -72,8 +72,9 @@ def add_tta(cfg: Config) -> None:
                              'inputs, so none can be derived from it')
         say('--tta: the config has no tta_pipeline; the views are the image and its mirror image.')
         keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        # DetTTAModel hands on the first view's ground truth, so that one is the image as it is
         views = dict(type='TestTimeAug', transforms=[
-            [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)],
+            [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)],
             [dict(type='PackDetInputs', meta_keys=keys)]])
         cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), views]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

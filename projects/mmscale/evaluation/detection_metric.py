@@ -30,7 +30,8 @@ class DetectionMetric(BaseMetric):
     Args:
         ann_file (str, optional): The COCO file that the data set reads. Areas of segmentations, crowds, and every image
             of the file then count, as with pycocotools. Without it the ground truth is taken from the data samples, so
-            any data set will do, but the test pipeline must load annotations after resizing. Defaults to None.
+            any data set will do, but the test pipeline must load annotations after resizing and not mirror (the first
+            view of test-time augmentation counts). Defaults to None.
         protocols (str | Sequence[str]): Names from :data:`mmscale.evaluation.PROTOCOLS`: 'coco', 'voc07', 'voc12',
             'visdrone', 'aitod'. Defaults to 'coco'.
         classwise (bool): Whether to report every class too. Defaults to False.
@@ -60,6 +61,7 @@ class DetectionMetric(BaseMetric):
         self.format_only = format_only
         self.outfile_prefix = outfile_prefix
         self._file = None if ann_file is None else CocoFile.read(ann_file, backend_args)
+        self._warned = False
 
     @property
     def dataset_meta(self) -> dict | None:
@@ -116,6 +118,7 @@ class DetectionMetric(BaseMetric):
         if not results:
             raise ValueError('the test run had no image: is the data set empty?')
         records = self._records(results)
+        self._warn_of_cap(max(len(result['labels']) for result in results))
         metrics = {}
         for protocol in self.protocols:
             result = EVALUATE[protocol.kind](records, protocol)
@@ -131,6 +134,21 @@ class DetectionMetric(BaseMetric):
             print_log(f"the test run left out {absent} of {len(self._file.images)} images of '{self.ann_file}': they "
                       'count as images without detections', logger='current', level=logging.WARNING)
         return from_coco_file(self._file, self.classes, results)
+
+    def _warn_of_cap(self, most: int) -> None:
+        """Warns once if the model seems to hand over fewer detections than a protocol counts.
+
+        Args:
+            most (int): The most detections of any image. Our choice: a positive multiple of 100 is taken for a cap.
+        """
+        starved = [f'{protocol.name} ({protocol.max_dets[-1]})' for protocol in self.protocols
+                   if protocol.max_dets and protocol.max_dets[-1] > most]
+        if self._warned or not starved or not most or most % 100:
+            return
+        self._warned = True
+        print_log(f'no image has more than {most} detections, which looks like max_per_img={most}, but more count '
+                  f'under {", ".join(starved)}: raise model.test_cfg.max_per_img (two stages: '
+                  'model.test_cfg.rcnn.max_per_img)', logger='current', level=logging.WARNING)
 
     def _write(self, results: list[dict], path: str) -> None:
         """Writes the detections in COCO's format of results, wholly or not at all."""
@@ -169,6 +187,10 @@ def _detections(sample: dict, num_classes: int) -> dict:
 
 def _truth(sample: dict) -> dict:
     """A sample's ground truth as arrays, ignored objects after the others."""
+    if sample.get('flip'):  # the first view of test-time augmentation
+        raise ValueError(f'image {sample["img_id"]!r} came mirrored (flip=True), and so may its ground truth: put the '
+                         "view without a flip, dict(type='RandomFlip', prob=0.), first in the tta_pipeline, or give "
+                         'the metric an ann_file')
     missing = [key for key in ('gt_instances', 'ignored_instances') if key not in sample or 'bboxes' not in sample[key]]
     if missing:
         raise ValueError(f'image {sample["img_id"]!r} came without {missing[0]}: give the metric an ann_file, or put '

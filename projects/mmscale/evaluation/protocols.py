@@ -56,7 +56,8 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
     Protocol(
         'aitod', 'coco', 'Wang et al., Tiny Object Detection in Aerial Images, ICPR 2020 (AI-TOD); cocoapi-aitod',
         COCO_IOUS, max_dets=(1, 100, 1500),
-        areas=(('vt', 2**2, 8**2), ('t', 8**2, 16**2), ('s', 16**2, 32**2), ('m', 32**2, 64**2))),
+        # open ends as in the toolkit, so that every object is in a bin; the paper has 2 to 8 and 32 to 64 pixels
+        areas=(('vt', 0, 8**2), ('t', 8**2, 16**2), ('s', 16**2, 32**2), ('m', 32**2, NO_LIMIT))),
 )}
 
 

@@ -1,9 +1,13 @@
 """VisDrone-DET annotations to COCO json.
 
 One text file per image, one box per line: ``left,top,width,height,score,category,truncation,occlusion``, in places with
-a trailing comma (VisDrone2019-DET toolkit). Categories 1 to 10 are objects. Category 0 (ignored region), category 11
-(others) and boxes with score 0 are to be left out of training and evaluation; they become
-``images[i]['ignored_regions'] = [[x, y, w, h], ...]``, which the VisDrone protocol of ``mmscale.evaluation`` reads.
+a trailing comma (VisDrone2019-DET toolkit). What is not an object to find is treated as the toolkit treats it:
+
+- Category 0, ignored regions: ``images[i]['ignored_regions'] = [[x, y, w, h], ...]``, which the VisDrone protocol of
+  ``mmscale.evaluation`` reads.
+- Score 0 in the categories 1 to 10: annotations with ``iscrowd: 1``, so that training leaves them out, and evaluation
+  neither asks for them nor punishes finding them.
+- Category 11, others: dropped, and counted in the summary.
 """
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,10 +79,13 @@ def _add_line(builder: CocoBuilder, image: dict, line: str, where: str) -> None:
     if category not in range(_IGNORED_REGION, _OTHERS + 1):
         raise ValueError(f'{where}: category must be 0 (ignored region), 1 to {len(VISDRONE_CLASSES)} or {_OTHERS} '
                          f'(others), but is {category}')
-    if score == 0 or category in (_IGNORED_REGION, _OTHERS):
+    if category == _IGNORED_REGION:
         region = builder.clip(image, box, where)
         if region is not None:
             image['ignored_regions'].append(region)
             builder.count('ignored regions')
-    else:
-        builder.add_box(image, box, VISDRONE_CLASSES[category - 1], where, truncation=truncation, occlusion=occlusion)
+    elif category == _OTHERS:
+        builder.count('boxes of category 11 (others), dropped')
+    elif builder.add_box(image, box, VISDRONE_CLASSES[category - 1], where, iscrowd=int(score == 0),
+                         truncation=truncation, occlusion=occlusion) and score == 0:
+        builder.count('objects with score 0, not evaluated (iscrowd)')

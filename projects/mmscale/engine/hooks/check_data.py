@@ -12,8 +12,10 @@ from ...registry import HOOKS
 __all__ = ['CheckDataHook', 'check_heads', 'check_labels', 'leaf_datasets']
 
 # Parts of a module's name whose ``num_classes`` is not the number of the data set's classes: region proposals have one
-# class, semantic and panoptic heads count stuff too, and a backbone's belongs to its pre-training.
-FOREIGN = ('backbone', 'rpn', 'semantic', 'seg_head', 'panoptic', 'stuff', 'decode_head', 'auxiliary_head', 'teacher')
+# class, semantic and panoptic heads count stuff too, a head for re-identification counts individuals, and a backbone's
+# belongs to its pre-training.
+FOREIGN = ('backbone', 'rpn', 'semantic', 'seg_head', 'panoptic', 'stuff', 'decode_head', 'auxiliary_head', 'teacher',
+           'reid')
 
 
 @HOOKS.register_module()
@@ -69,10 +71,13 @@ def leaf_datasets(dataset) -> Iterator:
     Yields:
         Dataset: A data set that wraps no other.
     """
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    if inner == [None]:
-        yield dataset
-        return
+    inner = getattr(dataset, 'datasets', None)
+    if inner is None:
+        wrapped = getattr(dataset, 'dataset', None)
+        if wrapped is None:
+            yield dataset
+            return
+        inner = [wrapped]
     for item in inner:
         yield from leaf_datasets(item)
 
@@ -86,6 +91,8 @@ def class_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         parts = name.split('.')
         if not any('head' in part for part in parts) or any(word in part for part in parts for word in FOREIGN):
+            continue
+        if 'reid' in type(module).__name__.lower():  # BaseReID calls its LinearReIDHead just 'head'
             continue
         if isinstance(getattr(module, 'num_classes', None), int) and not getattr(module, 'class_agnostic', False):
             yield name, module
