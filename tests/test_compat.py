@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import mmcv
 import mmengine.dist.utils as dist_utils
+import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import numpy as np
 import pytest
@@ -61,12 +62,80 @@ def test_download_is_protected(tmp_path):
     assert (tmp_path / 'pwned').exists()
 
 
-@pytest.mark.parametrize('args', [(HistoryBuffer, '__init__'), (HistoryBuffer, 'register_statistics'),
+@pytest.mark.parametrize('args', [(HistoryBuffer, '__init__'), ([], 'min'), (HistoryBuffer, 'register_statistics'),
                                   (np.ndarray, 'tofile')])
 def test_getattr_is_not_allowed_in_general(tmp_path, args):
     torch.save(Getattr(*args), tmp_path / 'evil.pth')
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / 'evil.pth', weights_only=True)
+
+
+class Crafted:
+    """Unpickled, it is what the file says: ``function(*args)``, then given a state."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+RECORD = np.dtype([('a', 'O')])
+FLOAT = np.dtype('f8')
+FLAGGED = (3, '<', None, None, None, -1, -1, 1)  # a dtype's state whose flags say that it holds objects
+scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+
+
+def empty_array(*state):
+    return Crafted(reconstruct, (np.ndarray, (0,), b'b'), (1, *state))
+
+
+@pytest.mark.parametrize('content, culprit', [
+    (Crafted(scalar, (RECORD, empty_array((0,), RECORD, False, []))), 'numpy.dtype'),
+    (Crafted(scalar, (FLOAT, b'1234567')), 'scalar'),
+    (Crafted(scalar, (FLOAT, np.zeros(1))), 'scalar'),
+    (Crafted(np.dtype, ('O', False, True)), 'numpy.dtype'),
+    (Crafted(np.dtype, ('f8', False, True), FLAGGED), 'numpy.dtype'),
+    (Crafted(reconstruct, (np.ndarray, (4,), b'O')), '_reconstruct'),
+    (Crafted(np.ndarray, ((4,), 'O')), 'numpy.ndarray'),
+    (empty_array((-1, -1), FLOAT, False, b'12345678'), 'numpy.ndarray'),
+    (empty_array((2,), FLOAT, False, b'12345678'), 'numpy.ndarray'),
+    (np.array([None]), 'numpy.dtype'),
+], ids=range(10))
+def test_crafted_numpy_objects_are_refused(tmp_path, content, culprit):
+    torch.save({'state_dict': {}, 'meta': content}, tmp_path / 'evil.pth')
+    with pytest.raises(ValueError, match=rf"evil.pth' is refused: it holds '\S*{culprit}\S*', which is not among the"):
+        load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / 'evil.pth'))
+
+
+def test_arrays_are_written_once(tmp_path):
+    state = (1, (1,), FLOAT, False, b'12345678')
+    torch.save({'meta': empty_array(*state[1:])}, tmp_path / 'good.pth')
+    array = torch.load(tmp_path / 'good.pth', weights_only=True)['meta']
+    with pytest.raises(pickle.UnpicklingError):
+        array.__setstate__(state)
+    assert type(pickle.loads(pickle.dumps(array))) is np.ndarray
+
+
+def test_history_buffer_keeps_its_methods(tmp_path):
+    state = dict(_log_history=np.array([1., 3.]), _count_history=np.array([1., 1.]), max_length=9)
+    for methods in (dict(mean=HistoryBuffer.max), dict(other=HistoryBuffer.max)):
+        content = Crafted(HistoryBuffer, (), dict(state, statistics_methods=methods))
+        torch.save({'state_dict': {}, 'meta': content}, tmp_path / 'evil.pth')
+        with pytest.raises(ValueError, match=r"is refused: it holds 'mmengine\S*HistoryBuffer\((mean|other)=max\)'"):
+            load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / 'evil.pth'))
+    assert HistoryBuffer([1., 3.], [1, 1]).statistics('mean') == 2.0
+    assert 'other' not in HistoryBuffer._statistics_methods
+
+
+def test_download_that_is_no_checkpoint(tmp_path):
+    torch.save([1], tmp_path / 'list.pth')
+    torch.save({'meta': Getattr([], 'min'), 'state_dict': {}}, tmp_path / 'odd.pth')
+    (tmp_path / 'text.pth').write_text('not a checkpoint')
+    for name, words in dict(list='holds a list', odd='is refused', text='no checkpoint').items():
+        with pytest.raises(ValueError, match=f"{name}.pth' .*{words}"):
+            mmengine_checkpoint.load_url((tmp_path / f'{name}.pth').as_uri(), model_dir=str(tmp_path / 'hub'),
+                                         progress=False)
 
 
 def test_types_of_mmengine_load(tmp_path):
@@ -78,6 +147,13 @@ def test_types_of_mmengine_load(tmp_path):
     saved = dict(buffer=buffer, scheduler=scheduler.state_dict(), numbers=numbers, palette=np.arange(6).reshape(2, 3))
     torch.save(saved, tmp_path / 'good.pth')
     loaded = torch.load(tmp_path / 'good.pth', weights_only=True)
+    assert type(loaded['buffer']) is HistoryBuffer
+    loaded['buffer'].update(6.0)
+    assert [type(array) for array in loaded['buffer'].data] == [np.ndarray, np.ndarray]
+    assert loaded['buffer'].mean(2) == 5.0
+    torch.save(loaded, tmp_path / 'again.pth')
+    loaded = torch.load(tmp_path / 'again.pth', weights_only=True)
+    loaded['buffer']._log_history, loaded['buffer']._count_history = (a[:2] for a in loaded['buffer'].data)
     assert loaded['buffer'].mean() == loaded['buffer'].statistics('mean') == 3.0
     assert loaded['buffer'].statistics('max') == 4.0
     scheduler.load_state_dict(loaded['scheduler'])
@@ -97,6 +173,22 @@ def test_file_appears_only_when_whole(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         LocalBackend().put(b'new', path)
     assert path.read_bytes() == b'old' and [p.name for p in path.parent.iterdir()] == ['epoch_1.pth']
+
+
+def test_links_and_pipes_are_written_through(tmp_path):
+    (tmp_path / 'store').mkdir()
+    (tmp_path / 'store' / 'real').write_bytes(b'old')
+    (tmp_path / 'link').symlink_to(tmp_path / 'store' / 'real')
+    LocalBackend().put(b'new', tmp_path / 'link')
+    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'store' / 'real').read_bytes() == b'new'
+    os.mkfifo(tmp_path / 'pipe')
+    reader = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        LocalBackend().put(b'through', tmp_path / 'pipe')
+        assert os.read(reader, 20) == b'through'
+    finally:
+        os.close(reader)
+    assert (tmp_path / 'pipe').is_fifo()
 
 
 @pytest.fixture
@@ -138,6 +230,31 @@ def test_more_processes_than_gpus(monkeypatch, start_method):
     monkeypatch.setenv('LOCAL_RANK', '1')
     with pytest.raises(ValueError, match='process 1 of this machine has no GPU of its own.*only 1 GPUs are visible'):
         init_dist('pytorch', 'nccl')
+
+
+def test_mpi_launcher_gives_every_rank_its_gpu(monkeypatch, start_method):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setattr(torch.distributed, 'init_process_group', lambda **kwargs: None)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    for name, value in dict(LOCAL_RANK='0', OMPI_COMM_WORLD_LOCAL_RANK='2', OMPI_COMM_WORLD_RANK='6', MASTER_PORT='1',
+                            OMPI_COMM_WORLD_SIZE='8', MASTER_ADDR='there', RANK='', WORLD_SIZE='').items():
+        monkeypatch.setenv(name, value)
+    init_dist('mpi', 'nccl')
+    assert chosen == [2] and os.environ['LOCAL_RANK'] == '2'  # mmengine's wrapper takes its device_ids from it
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine where mmengine finds no device')
+def test_mixed_precision_on_other_devices_is_untouched(monkeypatch):
+    assert amp.GradScaler is torch.cuda.amp.GradScaler
+    monkeypatch.setattr(compat, 'get_device', lambda: 'npu')
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(AssertionError, match='only available training on gpu, npu'):  # mmengine's own, not patched away
+        AmpOptimWrapper(optimizer=optimizer)
+    monkeypatch.setattr(amp, 'is_npu_available', lambda: True)
+    monkeypatch.setattr(amp, 'GradScaler', lambda: 'scaler of the npu')
+    assert AmpOptimWrapper(optimizer=optimizer).loss_scaler == 'scaler of the npu'
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision on a GPU is mmengine\'s own')

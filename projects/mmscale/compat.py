@@ -6,7 +6,6 @@ import functools
 import importlib
 import importlib.util
 import os
-import pickle
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -19,23 +18,19 @@ import mmdet  # noqa: F401
 import mmengine.dist.utils as dist_utils
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import mmengine.runner.checkpoint as mmengine_checkpoint
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.device import get_device
 from mmengine.fileio import LocalBackend
 from mmengine.infer import BaseInferencer
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-from .engine.checkpoint import load_checkpoint, refusal
+from .engine.checkpoint import fault, load_checkpoint, require_weights
+from .engine.stand_ins import STAND_INS
 
 __all__ = ['apply', 'config_root', 'import_mmyolo']
-
-# The classes of mmengine that its checkpoints hold, and which of their methods.
-METHODS_IN_CHECKPOINTS = {HistoryBuffer: ('min', 'max', 'mean', 'current'),
-                          OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear')}
 
 
 @functools.cache
@@ -70,27 +65,13 @@ def allow_types_of_checkpoints() -> None:
 
     Fails: test.py and ``--resume`` refuse every checkpoint that mmengine wrote ("Weights only load failed").
     Why: since 2.6 torch unpickles only what is on its list. mmengine's message hub holds ``HistoryBuffer`` objects over
-    numpy arrays, best scores and learning rates are numpy scalars, and a data set's palette may be an array. The list
-    below is what real checkpoints hold (best score, EMA, AMP, momentum and scheduler states), under the names of numpy
-    1 and 2; none of it runs foreign code when it is rebuilt. A ``HistoryBuffer`` and a one-cycle schedule also name
-    methods of their own, which pickle writes as calls of ``getattr``: that name leads to :func:`_method_of`, never to
-    the builtin.
-    Can go: when mmengine registers its types itself.
+    numpy arrays, best scores and learning rates are numpy scalars, a data set's palette may be an array, and a
+    ``HistoryBuffer`` and a one-cycle schedule name methods of their own. What real checkpoints hold (best score, EMA,
+    AMP, momentum and scheduler states) is read by stand-ins (:mod:`mmscale.engine.stand_ins`), because the types
+    themselves trust whatever a file says.
+    Can go: when mmengine registers its types itself, and those are safe against a crafted file.
     """
-    numpy_core = importlib.import_module('numpy._core.multiarray' if hasattr(np, '_core') else 'numpy.core.multiarray')
-    reconstruct, scalar = numpy_core._reconstruct, numpy_core.scalar
-    torch.serialization.add_safe_globals([
-        *METHODS_IN_CHECKPOINTS, (_method_of, 'builtins.getattr'),
-        np.ndarray, np.dtype, *{type(np.dtype(code)) for code in '?bBhHiIlLqQefd'},
-        (reconstruct, 'numpy._core.multiarray._reconstruct'), (reconstruct, 'numpy.core.multiarray._reconstruct'),
-        (scalar, 'numpy._core.multiarray.scalar'), (scalar, 'numpy.core.multiarray.scalar')])
-
-
-def _method_of(owner: type, name: str) -> Callable:
-    """What stands for ``getattr`` in a checkpoint: it finds ``METHODS_IN_CHECKPOINTS`` and nothing else."""
-    if name not in METHODS_IN_CHECKPOINTS.get(owner, ()):
-        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr was asked for {name!r} of {owner!r}')
-    return getattr(owner, name)
+    torch.serialization.add_safe_globals(STAND_INS)
 
 
 def load_checkpoints_protected() -> None:
@@ -105,9 +86,11 @@ def load_checkpoints_protected() -> None:
 
     def load_url_protected(url, *args, **kwargs):
         try:
-            return load_url(url, *args, **kwargs, weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(refusal(url, error)) from error
+            return require_weights(url, load_url(url, *args, **kwargs, weights_only=True))
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise ValueError(fault(url, error)) from error
 
     def load_from_local(filename, map_location=None):
         return load_checkpoint(os.path.expanduser(filename), map_location=map_location)
@@ -138,9 +121,16 @@ def write_files_whole() -> None:
 
 @contextmanager
 def _whole(path):
-    """A file to write bytes into, which takes its name when the block ends without an error."""
-    path = Path(path)
+    """A file to write bytes into, which takes its name when the block ends without an error.
+
+    A link is followed, and stays; a device or a pipe, which nothing can replace, is written directly.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        with path.open('wb') as file:
+            yield file
+        return
     handle, partial = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.partial', dir=path.parent)
     try:
         with open(handle, 'wb') as file:
@@ -161,11 +151,23 @@ def launch_without_gpus() -> None:
 
     Fails: "Torch not compiled with CUDA enabled", from the launcher itself.
     Why: mmengine's three launchers call ``torch.cuda.set_device`` whatever the backend, and NCCL needs GPUs. Here the
-    backend becomes gloo, with a line in the log. With GPUs, a rank without one of its own gets a sentence.
+    backend becomes gloo, with a line in the log. With GPUs, a rank without one of its own gets a sentence; and under
+    MPI ``LOCAL_RANK`` is set, without which every process would wrap its model for the first GPU.
     Can go: when mmengine's launchers ask for the device type.
     """
     for name in ('_init_dist_pytorch', '_init_dist_slurm', '_init_dist_mpi'):
         setattr(dist_utils, name, _launcher(getattr(dist_utils, name)))
+
+
+def local_rank_of(launcher: str, default: int = 0) -> int:
+    """Which of this machine's processes this one is, by what its launcher says, else by ``LOCAL_RANK``.
+
+    Args:
+        launcher (str): 'pytorch', 'slurm', 'mpi' or 'none'.
+        default (int): For a process that was told nothing. Defaults to 0.
+    """
+    own = {'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK', 'slurm': 'SLURM_LOCALID'}.get(launcher, 'LOCAL_RANK')
+    return int(os.environ.get(own, os.environ.get('LOCAL_RANK', default)))
 
 
 def _launcher(launch: Callable) -> Callable:
@@ -173,8 +175,9 @@ def _launcher(launch: Callable) -> Callable:
 
     @functools.wraps(launch)
     def launch_anywhere(backend, *args, **kwargs):
-        names = ('OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID', 'LOCAL_RANK')
-        local_rank = int(next((os.environ[name] for name in names if name in os.environ), 0))
+        local_rank = local_rank_of(launch.__name__.removeprefix('_init_dist_'))
+        if launch.__name__ == '_init_dist_mpi':  # mmengine's model wrapper reads it, its MPI launcher does not set it
+            os.environ['LOCAL_RANK'] = str(local_rank)
         if torch.cuda.is_available():
             if local_rank >= torch.cuda.device_count() and backend == 'nccl':
                 raise ValueError(f'process {local_rank} of this machine has no GPU of its own: {local_rank + 1} or '
@@ -184,8 +187,6 @@ def _launcher(launch: Callable) -> Callable:
             backend = 'gloo'
             if local_rank == 0:
                 print_log('No GPU is visible: the processes talk over gloo instead of nccl.', logger='current')
-        if launch.__name__ == '_init_dist_mpi':  # mmengine's model wrapper reads it, its MPI launcher does not set it
-            os.environ.setdefault('LOCAL_RANK', str(local_rank))
         with mock.patch.object(torch.cuda, 'set_device'):
             return launch(backend, *args, **kwargs)
 
@@ -224,19 +225,21 @@ def train_mixed_precision_without_gpus() -> None:
     float32's range, so nothing needs to be scaled. mmcv compiles its operators for float32 there, so they get float32.
     Can go: when mmengine drops that assertion and mmcv compiles for bfloat16.
     """
-    if torch.cuda.is_available():
-        return
     init = amp.AmpOptimWrapper.__init__
+    # torch.cuda.amp.GradScaler warns twice before it switches itself off; this one is off and says nothing.
+    no_scaler = functools.partial(torch.amp.GradScaler, 'cpu', enabled=False)
 
     @functools.wraps(init)
     def init_anywhere(self, *args, **kwargs):
+        if get_device() != 'cpu':  # a GPU, an NPU, ...: mmengine knows what to do
+            init(self, *args, **kwargs)
+            return
         _give_operators_float32()
-        init(self, *args, **kwargs)
+        # is_cuda_available is read by the assertion only
+        with mock.patch.multiple(amp, is_cuda_available=lambda: True, GradScaler=no_scaler):
+            init(self, *args, **kwargs)
 
     amp.AmpOptimWrapper.__init__ = init_anywhere
-    amp.is_cuda_available = lambda: True  # read by the assertion only
-    # torch.cuda.amp.GradScaler warns twice before it switches itself off; this one is off and says nothing.
-    amp.GradScaler = functools.partial(torch.amp.GradScaler, 'cpu', enabled=False)
 
 
 @functools.cache

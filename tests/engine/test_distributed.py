@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from mmscale.engine.cli import command
+from mmscale.engine.cli import command, load_config
+from mmscale.engine.train import build_parser
 
 # A hook of a stranger's project, on every rank: notes a hash of the final weights, or dies in the middle.
 PLUGIN = """
@@ -78,6 +79,20 @@ def test_failing_rank_tells_torchrun_its_reason(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         command(fail)([])
     assert 'the disk of rank 1 is on fire' in (tmp_path / 'error.json').read_text()
+
+
+@pytest.mark.parametrize('launcher, environment, expected', [
+    ('mpi', dict(OMPI_COMM_WORLD_LOCAL_RANK='3'), '3'),
+    ('slurm', dict(SLURM_LOCALID='2'), '2'),
+    ('pytorch', dict(LOCAL_RANK='1', SLURM_LOCALID='0'), '1'),  # torchrun in a job of Slurm
+    ('none', {}, '0')])
+def test_every_process_knows_its_place_on_the_machine(write_config, monkeypatch, launcher, environment, expected):
+    for name in ('LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID'):
+        monkeypatch.setenv(name, environment.get(name, ''))  # so that it is restored afterwards
+        if name not in environment:
+            monkeypatch.delenv(name)
+    load_config(build_parser().parse_args([write_config(), '--launcher', launcher]))
+    assert os.environ['LOCAL_RANK'] == expected
 
 
 @pytest.mark.parametrize('script, words', [

@@ -103,3 +103,19 @@ def test_latest_checkpoint(tmp_path):
     note.write_text('')  # as a kill between opening and writing leaves it
     assert latest_checkpoint(tmp_path)[0] == tmp_path / 'epoch_9.pth'
     assert latest_checkpoint(tmp_path / 'nowhere') == (None, [])
+
+
+def test_copied_run_resumes_from_its_own_checkpoint(tmp_path):
+    for folder in ('original', 'copy'):
+        (tmp_path / folder).mkdir()
+        torch.save({}, tmp_path / folder / 'epoch_1.pth')
+        (tmp_path / folder / 'last_checkpoint').write_text(f'{tmp_path}/original/epoch_1.pth')
+    assert latest_checkpoint(tmp_path / 'copy') == (tmp_path / 'copy' / 'epoch_1.pth', [])
+    (tmp_path / 'copy' / 'epoch_1.pth').unlink()  # as where the checkpoints lie outside the work folder
+    assert latest_checkpoint(tmp_path / 'copy') == (tmp_path / 'original' / 'epoch_1.pth', [])
+
+
+def test_meta_of_another_kind(write_config, tmp_path, capfd):
+    torch.save(dict(meta=None, state_dict={}, message_hub={}, optimizer={}), tmp_path / 'odd.pth')
+    line = refused([write_config(), '--work-dir', tmp_path / 'run', '--resume', tmp_path / 'odd.pth'], capfd)
+    assert "odd.pth' has a NoneType as its 'meta'; it should be a dict" in line

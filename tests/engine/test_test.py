@@ -88,6 +88,27 @@ def test_damaged_checkpoints(write_config, tmp_path, trained, capfd, damage):
     assert not pwned.exists()
 
 
+@pytest.mark.parametrize('content, words', [
+    ([torch.zeros(1)], "holds a list; it should be a dict with a 'state_dict' of tensors"),
+    (dict(state_dict=None), "has a NoneType as its 'state_dict'; it should be a dict of tensors"),
+    (dict(state_dict=dict(weight='heavy')), "has 'weight' of type str among its weights; they should be tensors"),
+    ({1: torch.zeros(1)}, 'has 1 of type Tensor among its weights'),
+])
+def test_file_that_is_no_checkpoint(write_config, tmp_path, capfd, content, words):
+    torch.save(content, tmp_path / 'odd.pth')
+    assert f"odd.pth' {words}" in refused([write_config(), tmp_path / 'odd.pth'], capfd)
+
+
+def test_what_breaks_the_unpickler_is_told(tmp_path):
+    class Breaks:
+        def __reduce__(self):
+            return torch.Size, (5,)  # a TypeError inside the unpickler
+
+    torch.save(dict(meta=Breaks()), tmp_path / 'odd.pth')
+    with pytest.raises(ValueError, match="odd.pth' cannot be read, it is damaged or no checkpoint"):
+        load_checkpoint(tmp_path / 'odd.pth')
+
+
 def test_other_mistakes(write_config, tmp_path, capfd):
     assert refused([write_config(), 'none.pth'], capfd) == "error: checkpoint 'none.pth' does not exist"
     assert "--out 'a.json' should end in .pkl" in refused([write_config(), 'none.pth', '--out', 'a.json'], capfd)

@@ -1,9 +1,16 @@
 """Training from the command line: what it does, and in which words it refuses."""
+import shutil
+import socket
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch._utils import ExceptionWrapper, KeyErrorMessage
 
+from mmscale.datasets.transforms import LoadImageFromFile
 from mmscale.engine import cli
 from mmscale.engine.checkpoint import load_checkpoint
 from mmscale.engine.train import main
@@ -77,6 +84,81 @@ def test_own_checks_are_mistakes_and_bugs_are_not(monkeypatch, capfd):
     monkeypatch.setenv('MMSCALE_DEBUG', '1')
     with pytest.raises(ValueError, match='level is 9'):
         cli.command(check)([])
+
+
+def load_in_worker(function) -> str | None:
+    """What the user is told when the function fails in a worker, whose error is carried over as data loaders do it."""
+    try:
+        function()
+    except Exception:
+        carried = ExceptionWrapper(where='in DataLoader worker process 0')
+    with pytest.raises(Exception, match='in DataLoader worker process 0') as caught:
+        carried.reraise()
+    return cli.is_mistake(caught.value)
+
+
+def test_mistakes_in_a_worker(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / 'cut.jpg')
+    (tmp_path / 'cut.jpg').write_bytes((tmp_path / 'cut.jpg').read_bytes()[:900])
+    load = LoadImageFromFile()
+
+    def read(name):
+        return lambda: load(dict(img_path=str(tmp_path / name)))
+
+    for name in ('cut.jpg', 'none.jpg'):
+        with pytest.raises(Exception) as here:
+            read(name)()
+        assert load_in_worker(read(name)) == cli.is_mistake(here.value) != ''
+        assert name in cli.is_mistake(here.value)
+    opened = load_in_worker((tmp_path / 'none.txt').read_text)
+    assert opened == f"[Errno 2] No such file or directory: '{tmp_path}/none.txt'"
+
+
+def test_lines_and_keys_of_a_workers_sentence(monkeypatch):
+    text = ('Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
+            '  File "{1}", line 7, in parse\n    {2}\n    ^^^^^^^^\nKeyError: 3\n\n'
+            'During handling of the above exception, another exception occurred:\n\n'
+            'Traceback (most recent call last):\n'
+            '  File "/lib/loader.py", line 5, in loop\n    data = fetch()\n           ^^^^^^^\n'
+            '  File "{1}", line 9, in parse\n    {2}\n{0}: {3}\n')
+    ours, theirs, check = str(Path(cli.__file__).parents[1] / 'datasets' / 'coco.py'), '/lib/coco.py', 'raise Error('
+    assert cli.is_mistake(ValueError(text.format('ValueError', ours, check, 'two\n  lines'))) == 'two\n  lines'
+    assert cli.is_mistake(KeyError(KeyErrorMessage(text.format('KeyError', ours, check, "'no such'")))) == 'no such'
+    assert cli.is_mistake(ValueError(text.format('ValueError', theirs, check, 'theirs'))) is None
+    assert cli.is_mistake(ValueError(text.format('ValueError', ours, 'x = int(y)', 'a bug'))) is None
+    assert cli.is_mistake(RuntimeError(text.format('RuntimeError', ours, check, 'no check of ours'))) is None
+
+
+def test_faults_in_a_worker():
+    def foreign():
+        raise ValueError('not enough values to unpack')
+
+    assert load_in_worker(foreign) is None
+    assert load_in_worker(lambda: None + 1) is None
+    assert load_in_worker(lambda: subprocess.run(['no-such-program'])) is None
+
+
+def test_missing_file_of_the_programs_own_is_a_fault(tmp_path):
+    def told(function):
+        with pytest.raises(OSError) as caught:
+            function()
+        return cli.is_mistake(caught.value)
+
+    assert told(lambda: subprocess.run(['no-such-program'])) is None
+    assert told(lambda: socket.socket(socket.AF_UNIX).connect(str(tmp_path / 'gone'))) is None
+    assert told(lambda: (tmp_path / 'none.json').read_text()).endswith("none.json'")
+
+
+def test_missing_image_is_told_by_real_workers(write_config, shapes, tmp_path, capfd):
+    data = tmp_path / 'data'
+    shutil.copytree(shapes, data)
+    for image in (data / 'images').iterdir():
+        image.unlink()
+    run = ['--work-dir', tmp_path / 'run', '--cfg-options', 'train_dataloader.num_workers=1',
+           f'train_dataloader.dataset.data_root={data}', 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+    line = refused([write_config(), *run], capfd)
+    assert line.startswith(f"error: [Errno 2] No such file or directory: '{data}/images/") and 'Traceback' not in line
 
 
 def test_work_dir_is_named_after_the_config(write_config, monkeypatch, tmp_path):

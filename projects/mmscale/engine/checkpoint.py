@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-__all__ = ['Misfit', 'compare', 'is_whole', 'latest_checkpoint', 'load_checkpoint', 'refusal', 'remove_partial']
+__all__ = ['Misfit', 'compare', 'fault', 'is_whole', 'latest_checkpoint', 'load_checkpoint', 'remove_partial',
+           'require_weights']
 
 
 def load_checkpoint(path: str | Path, map_location=None, mmap: bool | None = None) -> dict:
@@ -29,7 +30,7 @@ def load_checkpoint(path: str | Path, map_location=None, mmap: bool | None = Non
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is half-written, is no checkpoint, or holds a type that might run code.
+        ValueError: If the file is half-written, no checkpoint of weights, or holds a type that might run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,21 +38,51 @@ def load_checkpoint(path: str | Path, map_location=None, mmap: bool | None = Non
     if not is_whole(path):
         raise ValueError(f"checkpoint '{path}' is empty or half-written (its writer was probably killed): take another")
     try:
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise ValueError(refusal(path, error)) from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"checkpoint '{path}' cannot be read, it is damaged or no checkpoint "
-                         f'({str(error).splitlines()[0] if str(error) else type(error).__name__})') from error
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True,
+                                mmap=mmap and zipfile.is_zipfile(path))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged or crafted file makes of the unpickler
+        raise ValueError(fault(path, error)) from error
+    return require_weights(path, checkpoint)
 
 
-def refusal(name: str | Path, error: pickle.UnpicklingError) -> str:
-    """Say what torch refused; its own text names the culprit amid advice to switch the protection off.
+def require_weights(name: str | Path, checkpoint: object) -> dict:
+    """Return a loaded file if it is a checkpoint: a dict, of whose entries ``state_dict``, if any, holds tensors.
 
     Args:
         name (str | Path): The file, or where it was downloaded from.
-        error (pickle.UnpicklingError): What ``torch.load`` raised.
+        checkpoint (object): What it holds.
+
+    Raises:
+        ValueError: If it is none.
     """
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"checkpoint '{name}' holds a {type(checkpoint).__name__}; it should be a dict with a "
+                         "'state_dict' of tensors")
+    state = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state, dict):
+        raise ValueError(f"checkpoint '{name}' has a {type(state).__name__} as its 'state_dict'; it should be a dict "
+                         'of tensors')
+    for key, value in state.items():
+        # A module's own _extra_state may be anything; so may what lies beside the weights in a file without state_dict.
+        free = state is checkpoint or str(key).endswith('_extra_state')
+        if not isinstance(key, str) or not (free or isinstance(value, torch.Tensor)):
+            raise ValueError(f"checkpoint '{name}' has {key!r} of type {type(value).__name__} among its weights; they "
+                             'should be tensors by name')
+    return checkpoint
+
+
+def fault(name: str | Path, error: Exception) -> str:
+    """Say why ``torch.load`` failed; its own text names the culprit amid advice to switch the protection off.
+
+    Args:
+        name (str | Path): The file, or where it was downloaded from.
+        error (Exception): What ``torch.load`` raised.
+    """
+    if not isinstance(error, pickle.UnpicklingError):
+        return (f"checkpoint '{name}' cannot be read, it is damaged or no checkpoint "
+                f'({str(error).splitlines()[0] if str(error) else type(error).__name__})')
     culprit = re.search(r'GLOBAL (\S+)', str(error))
     if culprit:
         return (f"checkpoint '{name}' is refused: it holds '{culprit[1]}', which is not among the types that may be "
@@ -81,7 +112,8 @@ def latest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
 
     mmengine notes the newest in the file ``last_checkpoint``, by an absolute path and not atomically, so that note may
     be empty, half-written or point to where the folder used to be. A sound note is followed (the folder may hold files
-    of an earlier run with higher numbers); else the youngest whole ``epoch_<n>.pth`` or ``iter_<n>.pth`` is taken.
+    of an earlier run with higher numbers), first to the file of that name in this folder: after a copy the noted path
+    is another run's. Else the youngest whole ``epoch_<n>.pth`` or ``iter_<n>.pth`` is taken.
 
     Args:
         work_dir (str | Path): The run's folder.
@@ -96,7 +128,7 @@ def latest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     note = work_dir / 'last_checkpoint'
     noted = note.read_text(errors='replace').strip() if note.is_file() else ''
     if noted:
-        candidates = [path for path in (Path(noted), work_dir / Path(noted).name) if path.exists()] + candidates
+        candidates = [path for path in (work_dir / Path(noted).name, Path(noted)) if path.exists()] + candidates
     for path in candidates:
         if is_whole(path):
             return path, damaged

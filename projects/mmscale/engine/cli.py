@@ -4,11 +4,13 @@ A mistake of the user ends in one line, ``error: ...``, and exit code 2. Everyth
 keeps its traceback. ``MMSCALE_DEBUG=1`` shows the traceback of a mistake too.
 """
 import argparse
+import ast
 import difflib
 import dis
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from mmengine.utils import import_modules_from_strings
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from .. import stack
+from ..compat import local_rank_of
 
 __all__ = ['UsageError', 'add_common', 'build_runner', 'command', 'load_config', 'say']
 
@@ -28,6 +31,10 @@ __all__ = ['UsageError', 'add_common', 'build_runner', 'command', 'load_config',
 READ_FROM_CONFIG = (
     'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
     'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline')
+
+FILE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+CHECK_ERRORS = (ValueError, TypeError, KeyError, ImportError)  # what this package's checks raise
+IN_WORKER = r'Caught \w+ in DataLoader worker process \d+\.\nOriginal (Traceback .*)'  # written by torch
 
 
 class UsageError(ValueError):
@@ -39,14 +46,15 @@ def is_mistake(error: BaseException) -> str | None:
 
     A mistake is a :class:`UsageError`; a file that does not exist or may not be read; a name that no registry knows; or
     whatever a check of this package raised on purpose, by a ``raise`` statement of its own. mmengine's registries raise
-    an error anew with a longer text, so the chain is followed to its first link.
+    an error anew with a longer text, so the chain is followed to its first link. What a data loader's worker met comes
+    as an error of the same type with the worker's traceback for its text, and is judged by that.
 
     Returns:
         str | None: The sentence to be shown, or None for a fault of the program.
     """
+    if str(error).startswith('Caught ') and (told := re.match(IN_WORKER, str(error), re.S)):
+        return is_mistake_in_worker(error, told[1])
     if isinstance(error, UsageError):
-        return str(error)
-    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)):
         return str(error)
     first = error
     while (link := first.__cause__ or first.__context__) is not None and isinstance(link, type(error)):
@@ -57,12 +65,43 @@ def is_mistake(error: BaseException) -> str | None:
     while frames.tb_next is not None:
         frames = frames.tb_next
     module = frames.tb_frame.f_globals.get('__name__', '')
+    if isinstance(error, FILE_ERRORS):
+        # Without a name it is a socket or a pipe of the program's own; from subprocess, a program that is not there.
+        named = error.errno is None or error.filename is not None
+        return str(error) if named and module != 'subprocess' else None
     raised = frames.tb_frame.f_code.co_code[frames.tb_lasti] == dis.opmap['RAISE_VARARGS']
     ours = module.split('.')[0] == 'mmscale'
-    if raised and ours and isinstance(error, (ValueError, TypeError, KeyError, ImportError)):
+    if raised and ours and isinstance(error, CHECK_ERRORS):
         return str(first.args[0]) if isinstance(first, KeyError) else str(first)
     if raised and module.startswith('mmengine.registry') and isinstance(error, KeyError):
         return str(first.args[0])
+    return None
+
+
+def is_mistake_in_worker(error: BaseException, told: str) -> str | None:
+    """The same for an error that torch carried over from a data loader's worker.
+
+    Args:
+        error (BaseException): Of the type that the worker's error had.
+        told (str): The worker's traceback, as Python prints it.
+
+    Returns:
+        str | None: The worker's own sentence, or None for a fault of the program.
+    """
+    last = re.split(r'^Traceback \(most recent call last\):\n', told, flags=re.M)[-1]
+    # Frames are indented: a line for the place, then the statement; the first line that is not begins the message.
+    match = re.match(r'((?: .*\n)+)[\w.]+(?:: (.*))?$', last, re.S)
+    places = match and list(re.finditer(r'^  File "(.+)", line \d+, in .*\n(.*)', match[1], re.M))
+    if not places:
+        return None
+    file, statement = Path(places[-1][1]).resolve(), places[-1][2].strip()
+    sentence = (match[2] or '').strip()
+    if isinstance(error, FILE_ERRORS):
+        named = not sentence.startswith('[Errno ') or sentence.endswith(("'", '"'))
+        return sentence if named and file.name != 'subprocess.py' else None
+    ours = file.is_relative_to(Path(__file__).resolve().parents[1])
+    if isinstance(error, UsageError) or (ours and statement.startswith('raise ') and isinstance(error, CHECK_ERRORS)):
+        return ast.literal_eval(sentence) if type(error) is KeyError and sentence[:1] in ('"', "'") else sentence
     return None
 
 
@@ -121,7 +160,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         UsageError: If the config does not exist, or ``--cfg-options`` names a key that nothing would read.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ['LOCAL_RANK'] = str(local_rank_of(args.launcher, default=args.local_rank))
     path = args.config
     if '::' in path:
         try:

@@ -100,6 +100,9 @@ def find_resume(cfg: Config) -> dict | None:
     if absent:
         raise UsageError(f"checkpoint '{name}' has no {', '.join(absent)}, so training cannot resume from it; "
                          f'--cfg-options load_from={name} starts from its weights instead')
+    if not isinstance(checkpoint['meta'], dict):
+        raise UsageError(f"checkpoint '{name}' has a {type(checkpoint['meta']).__name__} as its 'meta'; it should be a "
+                         'dict')
     if (cfg.get('randomness') or {}).get('seed') is None and checkpoint['meta'].get('seed') is not None:
         # mmengine restores a random seed only after the data loader was built with another one.
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=checkpoint['meta']['seed'])
