@@ -13,7 +13,7 @@ from torch._utils import ExceptionWrapper, KeyErrorMessage
 from mmscale.datasets.transforms import LoadImageFromFile
 from mmscale.engine import cli
 from mmscale.engine.checkpoint import load_checkpoint
-from mmscale.engine.train import main
+from mmscale.engine.train import build_parser, main, prepare
 
 
 def refused(argv, capfd) -> str:
@@ -167,3 +167,12 @@ def test_work_dir_is_named_after_the_config(write_config, monkeypatch, tmp_path)
     cfg = prepare(build_parser().parse_args([write_config(extra="work_dir = 'there'")]))
     assert cfg.work_dir == 'there'
     assert [hook.type for hook in cfg.custom_hooks] == ['mmscale.EpochSeedHook']
+
+
+def test_a_changed_variable_of_the_config_file_is_told(write_config, capsys):
+    """It made fields that keep their value, in MMDetection without a word."""
+    cfg = prepare(build_parser().parse_args([write_config(), '--cfg-options', 'train_pipeline.2.prob=0.9']))
+    assert cfg.train_dataloader.dataset.pipeline[2].prob == 0.5
+    assert "'train_pipeline' is a variable of the config file" in capsys.readouterr().out
+    prepare(build_parser().parse_args([write_config(), '--cfg-options', 'model.bbox_head.num_classes=3']))
+    assert 'warning' not in capsys.readouterr().out

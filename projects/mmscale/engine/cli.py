@@ -182,13 +182,17 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def apply_options(cfg: Config, options: dict | None) -> None:
-    """Merge ``--cfg-options`` into a config, and refuse a key that nothing would read."""
-    known = {*cfg, *READ_FROM_CONFIG, *inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'}
+    """Merge ``--cfg-options`` into a config; refuse a key that it has not, and warn of one that only made others."""
+    read = {*READ_FROM_CONFIG, *inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'}
+    known = {*cfg, *read}
     for key in options or {}:
         if (top := key.partition('.')[0]) not in known:
             near = difflib.get_close_matches(top, known, n=1)
             raise UsageError(f"--cfg-options {key}: the config has no '{top}'"
                              + (f", did you mean '{near[0]}'?" if near else ''))
+        if top not in read:
+            say(f"warning: --cfg-options {key}: '{top}' is a variable of the config file, and what was made from it "
+                'keeps its value; change the field itself, for instance train_dataloader.dataset.pipeline')
     try:
         cfg.merge_from_dict(options or {})
     except (AttributeError, IndexError, KeyError, TypeError) as error:
