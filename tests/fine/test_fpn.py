@@ -103,7 +103,7 @@ def test_weights_start_as_documented_after_the_necks_own_initialisation():
 
 
 def test_no_level_outlives_its_use():
-    """Held through the output convolutions, the finest level would be a tenth of a Faster R-CNN's peak memory."""
+    """Held through the output convolutions, the finest level would raise the peak memory of a detector."""
     module, alive = neck().eval(), []
     low_levels = []
     for conv in module.lateral_convs:
@@ -115,7 +115,7 @@ def test_no_level_outlives_its_use():
 
 
 def test_map_of_modulation_keeps_the_memory_layout():
-    """A channels-last map would have every later convolution laid out anew: 2 % of a Faster R-CNN's time."""
+    """A channels-last map would have every later convolution laid out anew."""
     module = neck().eval()
     with torch.no_grad():
         assert all(out.is_contiguous() for out in module(maps()))
