@@ -21,6 +21,7 @@ from mmengine.optim import AmpOptimWrapper, OneCycleLR
 from mmengine.runner import load_checkpoint
 
 from mmscale import compat
+from mmscale.analysis.model import build_model
 
 
 class Payload:
@@ -285,16 +286,11 @@ def test_configs_inherit_by_scope(tmp_path):
     (tmp_path / 'mine.py').write_text("_base_ = 'mmscale::_base_/default_runtime.py'\nlog_level = 'ERROR'\n")
     cfg = Config.fromfile(tmp_path / 'mine.py')
     assert cfg.default_scope == 'mmdet' and cfg.custom_imports.imports == ['mmscale'] and cfg.log_level == 'ERROR'
+    (tmp_path / 'detector.py').write_text("_base_ = 'mmscale::fine/fcos_r18_fpn-fine_2e_bccd.py'\n")
+    assert type(build_model(Config.fromfile(tmp_path / 'detector.py'))).__name__ == 'FCOS'
     (tmp_path / 'wrong.py').write_text("_base_ = 'mmscale::fine/nothing.py'\n")
     with pytest.raises(FileNotFoundError, match="'mmscale::fine/nothing.py' does not exist"):
         Config.fromfile(tmp_path / 'wrong.py')
-
-
-def test_config_root(tmp_path, monkeypatch, repo):
-    assert compat.config_root() == repo / 'configs'
-    package = tmp_path / 'site-packages' / 'mmscale'
-    monkeypatch.setattr(compat, '__file__', str(package / 'compat.py'))
-    assert compat.config_root() == package / '.mim' / 'configs'
 
 
 def test_missing_pkg_resources_is_noticed(monkeypatch):
@@ -313,3 +309,13 @@ def test_mmyolo_past_its_version_check():
     number = mmcv.__version__
     assert compat.import_mmyolo().__version__ == version('mmyolo')
     assert mmcv.__version__ == number
+
+
+def test_torchvisions_weights_are_found_without_torchvision(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    url = mmengine_checkpoint.get_torchvision_models()['resnet50']
+    assert url.startswith('https://') and 'resnet50' in url
+    asked = []
+    monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', lambda url, map_location=None: asked.append(url) or {})
+    mmengine_checkpoint.CheckpointLoader.load_checkpoint('torchvision://resnet50')
+    assert asked == [url]

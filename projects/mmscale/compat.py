@@ -15,6 +15,7 @@ from unittest import mock
 
 import mmcv._ext  # a stack without them should fail here, where the reason is told, and not in mid-training
 import mmdet  # noqa: F401
+import mmengine
 import mmengine.dist.utils as dist_utils
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import mmengine.runner.checkpoint as mmengine_checkpoint
@@ -22,15 +23,16 @@ import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
-from mmengine.fileio import LocalBackend
+from mmengine.fileio import LocalBackend, load
 from mmengine.infer import BaseInferencer
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 
 from .engine.checkpoint import fault, load_checkpoint, require_weights
 from .engine.stand_ins import STAND_INS
+from .paths import config_root
 
-__all__ = ['apply', 'config_root', 'import_mmyolo']
+__all__ = ['apply', 'import_mmyolo']
 
 
 @functools.cache
@@ -45,6 +47,7 @@ def apply() -> None:
     train_mixed_precision_without_gpus()
     find_own_configs()
     load_images_in_inferencers()
+    find_weights_without_torchvision()
 
 
 def require_pkg_resources() -> None:
@@ -284,19 +287,10 @@ def find_own_configs() -> None:
         path = config_root() / name
         if not path.is_file():
             raise FileNotFoundError(f"'{cfg_path}' does not exist: there is no {path}")
-        return str(path), scope
+        # No scope: mmengine would look for all types of the config in it, and for MMDetection's in vain.
+        return str(path), None
 
     Config._get_cfg_path = staticmethod(find_anywhere)
-
-
-def config_root() -> Path:
-    """The folder of MMScale's configs: the checkout's ``configs/`` if this package lies in one, else the wheel's copy.
-
-    A checkout wins over a copy that an earlier build left in the package, which would hide every edit since.
-    """
-    package = Path(__file__).resolve().parent
-    checkout = package.parents[1] / 'configs'
-    return checkout if (checkout / '_base_' / 'default_runtime.py').is_file() else package / '.mim' / 'configs'
 
 
 def load_images_in_inferencers() -> None:
@@ -317,6 +311,26 @@ def load_images_in_inferencers() -> None:
         return init_model(self, cfg, *args, **kwargs)
 
     BaseInferencer._init_model = init_model_and_name_loader
+
+
+def find_weights_without_torchvision() -> None:
+    """Find ``torchvision://resnet50``, which most configs start from, without torchvision.
+
+    Fails: "No module named 'torchvision'" when the weights are loaded.
+    Why: mmengine imports torchvision for its version and its newer weights' addresses, although it brings a list of the
+    addresses itself; torchvision's wheels need the CUDA build of torch, so it may be absent or fail to import.
+    Can go: when mmengine reads its own list without it.
+    """
+    get_models = mmengine_checkpoint.get_torchvision_models
+
+    @functools.wraps(get_models)
+    def get_models_or_own_list() -> dict[str, str]:
+        try:
+            return get_models()
+        except (ImportError, RuntimeError, OSError):  # absent, or built for another torch
+            return load(Path(mmengine.__file__).parent / 'hub' / 'torchvision_0.12.json')
+
+    mmengine_checkpoint.get_torchvision_models = get_models_or_own_list
 
 
 def import_mmyolo():

@@ -22,8 +22,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from mmscale.analysis.complexity import complexity
-from mmscale.compat import config_root
 from mmscale.datasets.generate import generate
+from mmscale.paths import config_root
 
 DETECTORS = {
     'FCOS-R18': 'fine/fcos_r18_fpn_5e_small-objects.py',
