@@ -35,23 +35,37 @@ def align(type, no_gradient=r'(?!)', **options):
     """A module that is called with a low and a high level and returns the low one, used within FINEFPN."""
     cfg = dict(type=f'mmscale.{type}', channels=32, **options)
     fine = dict(num_heads=2) if type == 'FINE' else dict(attention=dict(type=f'mmscale.{type}'))
-    return Contract(cfg, [(32, 12, 16), (32, 6, 8)], [(32, 12, 16)], fine_neck(fine), no_gradient)
+    return Contract(cfg, [(32, 12, 16), (32, 6, 8)], [(32, 12, 16)], neck('FINEFPN', fine=fine), no_gradient)
 
 
-def fine_neck(fine=None):
+def neck(type, **options):
+    """A neck of a detector with strides 8 to 128."""
     return dict(
-        type='mmscale.FINEFPN',
+        type=f'mmscale.{type}',
         in_channels=WIDTHS,
         out_channels=32,
         num_outs=5,
         start_level=1,
         add_extra_convs='on_output',
-        fine=fine,
+        **options,
+    )
+
+
+def fpn(type, no_gradient=r'(?!)', **options):
+    """A neck with the interface of MMDetection's FPN, on its own with strides 4 to 64."""
+    return Contract(
+        {**neck(type, **options), 'start_level': 0, 'add_extra_convs': False},
+        [[(c, *s) for c, s in zip(WIDTHS, SIZES, strict=True)]],
+        [*((32, *s) for s in SIZES), (32, 2, 2)],
+        neck(type, **options),
+        no_gradient,
     )
 
 
 # A bias on the keys adds the same to every score of a query, and the softmax takes it out again.
 KEY_BIAS = r'key\.\d\.bias$'
+# Offsets start at zero weights, which pass no gradient on to the layer before them until the first step is done.
+BEFORE_OFFSETS = r'^(align\.\d\.difference|adapt\.\d\.upsample\.guide)\.'
 
 MODEL_CONTRACTS = {
     'FINE': align('FINE', KEY_BIAS),
@@ -59,13 +73,11 @@ MODEL_CONTRACTS = {
     'WindowCrossLevelAttention': align('WindowCrossLevelAttention', KEY_BIAS),
     'AreaCrossLevelAttention': align('AreaCrossLevelAttention', KEY_BIAS),
     'LinearCrossLevelAttention': align('LinearCrossLevelAttention'),
-    'FINEFPN': Contract(
-        {**fine_neck(), 'start_level': 0, 'add_extra_convs': False},
-        [[(c, *s) for c, s in zip(WIDTHS, SIZES, strict=True)]],
-        [*((32, *s) for s in SIZES), (32, 2, 2)],
-        fine_neck(),
-        KEY_BIAS,
-    ),
+    'FINEFPN': fpn('FINEFPN', KEY_BIAS),
+    'SNIFPN': fpn('SNIFPN'),
+    'FaPN': fpn('FaPN', BEFORE_OFFSETS),
+    'AdaFPN': fpn('AdaFPN', BEFORE_OFFSETS),
+    'MGCFPN': fpn('MGCFPN'),
 }
 
 

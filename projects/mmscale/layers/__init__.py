@@ -1,0 +1,5 @@
+"""Building blocks that two or more papers use."""
+
+from .fpn import TopDownFPN
+
+__all__ = ['TopDownFPN']
