@@ -5,6 +5,8 @@ import stat
 
 import pytest
 
+from mmscale import stack
+
 FAKE_PYTHON = """#!/bin/sh
 # pip wheel -v ... -w FOLDER: prints what ninja prints and writes a wheel, or fails
 for last; do :; done
@@ -95,3 +97,13 @@ def test_fingerprint_follows_the_requirements(bootstrap, tmp_path, monkeypatch):
     changed.write_text('torch==2.99.0\n')
     monkeypatch.setattr(bootstrap, 'REQUIREMENTS', [changed, *bootstrap.REQUIREMENTS[1:]])
     assert bootstrap.fingerprint() != before
+
+
+def test_the_environment_has_the_optional_packages_that_are_tested(repo):
+    """CI runs the tests of semantic segmentation; what the user is told to install is what it installs."""
+    package = next(package for package in stack.PACKAGES if package.name == 'mmsegmentation')
+    command = package.install.split()
+    assert command[:2] == ['pip', 'install']
+    for name in ('tests', 'optional'):
+        lines = (repo / 'requirements' / f'{name}.txt').read_text().splitlines()
+        assert set(command[2:]) <= {line.partition('#')[0].strip() for line in lines}

@@ -137,6 +137,20 @@ def test_reporting_is_recognised(monkeypatch, argv, orig_argv, expected):
     assert stack.reporting() is expected
 
 
+@pytest.mark.parametrize('argv, orig_argv, expected', [
+    (['-m', 'list'], ['python', '-m', 'mmscale.reproduce', 'list'], True),
+    (['-m', 'show', 'fine'], ['python', '-mmmscale.reproduce', 'show', 'fine'], True),
+    (['-m', 'train', 'fine'], ['python', '-m', 'mmscale.reproduce', 'train', 'fine'], False),
+    (['{repo}/tools/reproduce.py', 'list'], [], True),
+    (['{repo}/tools/reproduce.py', 'complexity', 'fine'], [], False),
+    (['{repo}/elsewhere/reproduce.py', 'list'], [], False),
+])
+def test_reading_tables_is_recognised(monkeypatch, repo, argv, orig_argv, expected):
+    monkeypatch.setattr(sys, 'argv', [argument.format(repo=repo) for argument in argv])
+    monkeypatch.setattr(sys, 'orig_argv', orig_argv)
+    assert stack.reading_tables() is expected
+
+
 def test_fault_of_the_package_keeps_its_own_error(monkeypatch):
     monkeypatch.setattr(stack, 'examine', lambda: ([], []))
     stack.explain(ImportError('cannot import name'))  # returns, so that the original error is raised on

@@ -1,3 +1,3 @@
 _base_ = './retinanet_r50_fpn_1x_coco.py'
 
-model = dict(neck=dict(type='mmscale.FINEFPN'))
+model = dict(neck=dict(type='mmscale.FINEFPN', fine=dict(type='mmscale.FINE')))

@@ -4,7 +4,8 @@ from .version import __version__
 
 __all__ = ['__version__']
 
-if not stack.reporting():  # `python -m mmscale` describes a stack on which the lines below may fail
+# `python -m mmscale` describes a stack on which the lines below may fail, `reproduce.py list` needs none of it.
+if not stack.reporting() and not stack.reading_tables():
     try:
         from . import compat
         compat.apply()

@@ -10,6 +10,7 @@ the trial imports to say, not for a comparison of numbers.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-__all__ = ['BUILD_MMCV', 'Fault', 'Row', 'examine', 'explain', 'mmcv_without_gpu', 'reporting']
+__all__ = ['BUILD_MMCV', 'Fault', 'Row', 'examine', 'explain', 'mmcv_without_gpu', 'optional_fault', 'reading_tables',
+           'reporting', 'require_optional']
 
 BUILD_MMCV = ('pip install "setuptools<81" wheel ninja psutil && pip install --no-build-isolation --no-binary mmcv '
               '--force-reinstall --no-deps --no-cache-dir mmcv==2.1.0')
@@ -37,6 +39,8 @@ class Package:
         modules (tuple[str]): The modules whose import proves that it works; none for an optional package.
         needs (tuple[str]): The packages without which it cannot be imported.
         install (str): The command that installs the tested version.
+        parts (tuple[str]): What an optional package consists of: modules that must be there, though not imported, for
+            it to work.
     """
     name: str
     dists: tuple[str, ...]
@@ -44,6 +48,7 @@ class Package:
     modules: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     install: str = ''
+    parts: tuple[str, ...] = ()
 
 
 PACKAGES = (
@@ -60,7 +65,9 @@ PACKAGES = (
             ('numpy', 'opencv', 'torch', 'mmengine'), BUILD_MMCV),
     Package('mmdet', ('mmdet',), '3.3.0', ('mmdet',), ('mmengine', 'mmcv'), 'pip install mmdet==3.3.0'),
     Package('mmyolo', ('mmyolo',), '0.6.0'),
-    Package('mmsegmentation', ('mmsegmentation',), '1.2.2'),
+    # it imports ftfy and regex, whatever its models are, but asks pip for neither
+    Package('mmsegmentation', ('mmsegmentation',), '1.2.2', (), (), 'pip install mmsegmentation==1.2.2 ftfy regex',
+            ('mmseg', 'ftfy', 'regex')),
 )
 # The distribution that provides a module, where the names differ.
 DISTRIBUTIONS = {'yaml': 'pyyaml', 'PIL': 'pillow', 'cv2': 'opencv-python', 'skimage': 'scikit-image'}
@@ -187,6 +194,8 @@ def examine(own: bool = False) -> tuple[list[Row], list[Fault]]:
             verdict = f'waits for {culprit}'
         elif not package.modules and not version:
             verdict = 'optional, absent'
+        elif absent := absent_parts(package):
+            verdict = f'optional, lacks {", ".join(absent)}'
         else:
             verdict = 'ok' if fnmatch(version.partition('+')[0], package.tested) else 'untested'
         rows.append(Row(package.name, f'{version} ({dist})' if dist and dist != package.name else version or '-',
@@ -204,6 +213,39 @@ def examine(own: bool = False) -> tuple[list[Row], list[Fault]]:
                                 'a report with the traceback of: python -c "import mmscale"'))
         rows.append(Row('mmscale', record.get('version') or '-', '', 'BROKEN' if faults else 'ok'))
     return rows, faults
+
+
+def absent_parts(package: Package) -> list[str]:
+    """The modules of an optional package that cannot be found; nothing is imported."""
+    return [part for part in package.parts if importlib.util.find_spec(part) is None]
+
+
+def optional_fault(name: str) -> Fault | None:
+    """Why an optional package cannot be used now, and how to get it; None if all its parts are there.
+
+    Args:
+        name (str): Its name in the table, such as 'mmsegmentation'.
+    """
+    package = next(package for package in PACKAGES if package.name == name)
+    absent = absent_parts(package)
+    if not absent:
+        return None
+    cause = (f'{name} is optional, needed here and not installed' if package.parts[0] in absent
+             else f'{name} lacks {" and ".join(absent)}, which it imports')
+    return Fault(name, cause, package.install)
+
+
+def require_optional(name: str) -> None:
+    """Raise the sentence of :func:`optional_fault`, if there is a fault.
+
+    Args:
+        name (str): The package's name in the table.
+
+    Raises:
+        ModuleNotFoundError: A part of it is absent.
+    """
+    if fault := optional_fault(name):
+        raise ModuleNotFoundError(fault.sentence)
 
 
 def name_fault(package: Package, dist: str, version: str, record: dict) -> Fault:
@@ -280,13 +322,30 @@ def mmcv_without_gpu() -> Fault | None:
 
 def reporting() -> bool:
     """Whether the package is being imported for ``python -m mmscale``, which must work on the most broken stack."""
-    if sys.argv[:1] != ['-m']:  # what Python puts there while it looks for the module to run
+    return _module_to_run() == 'mmscale'
+
+
+def reading_tables() -> bool:
+    """Whether the package is being imported for ``reproduce.py list`` or ``show``, which need no torch.
+
+    They read one file of text and should answer at once, where importing the stack takes seconds.
+    """
+    if sys.argv[1:2] not in (['list'], ['show']):
         return False
+    package = Path(__file__).resolve().parent
+    tools = [parent / 'tools' / 'reproduce.py' for parent in (package.parents[1], package / '.mim')]
+    return _module_to_run() == 'mmscale.reproduce' or Path(sys.argv[0]).resolve() in tools
+
+
+def _module_to_run() -> str | None:
+    """The module of ``python -m``, while Python looks for it."""
+    if sys.argv[:1] != ['-m']:  # what Python puts there meanwhile
+        return None
     arguments = getattr(sys, 'orig_argv', [])[1:]
     first = next((i for i, argument in enumerate(arguments) if argument.startswith('-m')), None)
     if first is None:
-        return False
-    return arguments[first] == '-mmmscale' or arguments[first:first + 2] == ['-m', 'mmscale']
+        return None
+    return arguments[first][2:] or next(iter(arguments[first + 1:]), None)
 
 
 def explain(error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a detector, in the convention of the figures that papers print.
+"""Parameters and multiply-adds of a model, in the convention of the figures that papers print.
 
 **What is counted.** One image, eval mode, through ``model.forward(inputs, data_samples, mode='tensor')`` after the
 model's data pre-processor: backbone, neck and heads without the last post-processing, as MMDetection's ``get_flops.py``
@@ -9,6 +9,8 @@ is what ``mmengine.analysis.get_model_complexity_info`` calls "flops", and ``flo
 once the image is large enough, each costing the box head its 14.3 M multiply-adds (14.3 G of Faster R-CNN's 134.6 G).
 The mask head sees the first 100, as MMDetection does in this mode. ``proposals`` reports the number; the weights are
 random, so on a small image the number left after the proposals' NMS depends on the seed.
+
+**Segmentors** of MMSegmentation are backbone, neck and decode head, before their maps are resized to the image.
 
 **Not counted, but listed** in ``unknown`` with the number of calls: operators without a formula, for instance RoIAlign.
 """

@@ -96,7 +96,7 @@ def resident_peak(call: Callable[[], Any]) -> tuple[int, bool]:
     is_reset = _reset_high_water_mark()
     result = call()
     del result
-    return _high_water_mark(), is_reset
+    return high_water_mark(), is_reset
 
 
 def _reset_high_water_mark() -> bool:
@@ -108,7 +108,8 @@ def _reset_high_water_mark() -> bool:
     return True
 
 
-def _high_water_mark() -> int:
+def high_water_mark() -> int:
+    """The most resident memory that this process ever had, in bytes."""
     try:
         status = Path('/proc/self/status').read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith('VmHWM:'))

@@ -1,4 +1,4 @@
-"""A detector with random weights and a random image for it: what complexity and speed are measured on."""
+"""A model with random weights and a random image for it: what complexity and speed are measured on."""
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmscale import stack
 from mmscale.registry import MODELS
 
 __all__ = ['build_model', 'check_input_size', 'load_config', 'random_batch']
@@ -27,22 +28,36 @@ def load_config(config: str | PathLike | Config, cfg_options: dict | None = None
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ModuleNotFoundError: If it is or inherits a config of MMSegmentation, which is not installed.
         ValueError: If the config has no ``model``.
     """
-    if isinstance(config, Config):
-        cfg = config.copy()
-    elif '::' in str(config):
-        from mmengine.hub import get_config
-        cfg = get_config(str(config))
-    elif Path(config).is_file():
-        cfg = Config.fromfile(config)
-    else:
-        raise FileNotFoundError(f"config '{config}' does not exist; give a file, or 'package::path/in/its/configs.py'")
+    absent = None
+    try:
+        cfg = _read_config(config)
+    except ModuleNotFoundError as error:
+        absent = error
+    if absent is not None:  # not inside the clause above: a command tells a mistake by its first cause
+        if 'mmsegmentation' in str(absent):
+            stack.require_optional('mmsegmentation')
+        raise absent
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
     if not cfg.get('model'):
         raise ValueError(f"config '{config}' has no 'model': a config of a detector is wanted")
     return cfg
+
+
+def _read_config(config: str | PathLike | Config) -> Config:
+    if isinstance(config, Config):
+        return config.copy()
+    if '::' in str(config):
+        from mmengine.hub import get_config
+        if str(config).startswith('mmseg::'):
+            stack.require_optional('mmsegmentation')  # mmengine would call pip on its own
+        return get_config(str(config))
+    if Path(config).is_file():
+        return Config.fromfile(config)
+    raise FileNotFoundError(f"config '{config}' does not exist; give a file, or 'package::path/in/its/configs.py'")
 
 
 def build_model(cfg: Config, device: str = 'cpu', seed: int = 0) -> nn.Module:
@@ -54,8 +69,13 @@ def build_model(cfg: Config, device: str = 'cpu', seed: int = 0) -> nn.Module:
         cfg (Config): A whole config; its ``default_scope`` defaults to 'mmdet'.
         device (str): Where the model is put. Defaults to 'cpu'.
         seed (int): Of the random weights; PyTorch's global generator is left as it was. Defaults to 0.
+
+    Raises:
+        ModuleNotFoundError: If it is a model of MMSegmentation, which is not installed or not whole.
     """
     scope = cfg.get('default_scope') or 'mmdet'
+    if scope == 'mmseg':
+        stack.require_optional('mmsegmentation')
     with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope(scope), _quiet():
         torch.manual_seed(seed)
         model = MODELS.build(ConfigDict(_without_pretrained(cfg.model.to_dict())))
@@ -69,25 +89,33 @@ def random_batch(model: nn.Module, input_size: tuple[int, int], batch_size: int 
     """Random images on their way through the model's own data pre-processor (normalised, padded to its divisor).
 
     Args:
-        model (nn.Module): A detector of MMDetection.
+        model (nn.Module): A detector of MMDetection, or a segmentor of MMSegmentation.
         input_size (tuple[int, int]): Height and width of the images.
         batch_size (int): Number of images. Defaults to 1.
         seed (int): Of the pixels. Defaults to 0.
 
     Returns:
-        tuple[Tensor, list[DetDataSample]]: The batch, (B, 3, padded H, padded W), and its samples.
+        tuple[Tensor, list]: The batch, (B, 3, padded H, padded W), and its samples (DetDataSample or SegDataSample).
     """
-    from mmdet.structures import DetDataSample
-
+    sample_type = _sample_type(model)
     height, width = check_input_size(input_size)
     generator = torch.Generator().manual_seed(seed)
     images = [torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
               for _ in range(batch_size)]
     meta = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width),
                 batch_input_shape=(height, width), scale_factor=(1.0, 1.0), img_path='random')
-    samples = [DetDataSample(metainfo=dict(meta, img_id=i)) for i in range(batch_size)]
+    samples = [sample_type(metainfo=dict(meta, img_id=i)) for i in range(batch_size)]
     data = model.data_preprocessor(dict(inputs=images, data_samples=samples), False)
     return data['inputs'], data['data_samples']
+
+
+def _sample_type(model: nn.Module) -> type:
+    """What a model's own data set would hand it beside the image."""
+    if any(cls.__module__.startswith('mmseg.') for cls in type(model).__mro__):
+        from mmseg.structures import SegDataSample
+        return SegDataSample
+    from mmdet.structures import DetDataSample
+    return DetDataSample
 
 
 def check_input_size(input_size: Any) -> tuple[int, int]:

@@ -46,7 +46,8 @@ def is_mistake(error: BaseException) -> str | None:
 
     A mistake is a :class:`UsageError`; a file that does not exist or may not be read; a name that no registry knows; or
     whatever a check of this package raised on purpose, by a ``raise`` statement of its own. mmengine's registries raise
-    an error anew with a longer text, so the chain is followed to its first link. What a data loader's worker met comes
+    an error anew with a longer text, so the chain is followed to its first link, or to the last one that this package
+    raised: where it says more than the one before, it means it. What a data loader's worker met comes
     as an error of the same type with the worker's traceback for its text, and is judged by that.
 
     Returns:
@@ -57,7 +58,7 @@ def is_mistake(error: BaseException) -> str | None:
     if isinstance(error, UsageError):
         return str(error)
     first = error
-    while (link := first.__cause__ or first.__context__) is not None and isinstance(link, type(error)):
+    while not _is_ours(first) and isinstance(link := first.__cause__ or first.__context__, type(error)):
         first = link
     frames = first.__traceback__
     if frames is None:
@@ -76,6 +77,14 @@ def is_mistake(error: BaseException) -> str | None:
     if raised and module.startswith('mmengine.registry') and isinstance(error, KeyError):
         return str(first.args[0])
     return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a function of this package raised the error itself."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    return frames is not None and frames.tb_frame.f_globals.get('__name__', '').split('.')[0] == 'mmscale'
 
 
 def is_mistake_in_worker(error: BaseException, told: str) -> str | None:
@@ -183,7 +192,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def apply_options(cfg: Config, options: dict | None) -> None:
     """Merge ``--cfg-options`` into a config; refuse a key that it has not, and warn of one that only made others."""
-    read = {*READ_FROM_CONFIG, *inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'}
+    read = keys_of_runner()
     known = {*cfg, *read}
     for key in options or {}:
         if (top := key.partition('.')[0]) not in known:
@@ -198,6 +207,11 @@ def apply_options(cfg: Config, options: dict | None) -> None:
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise UsageError(f'--cfg-options {", ".join(options)} does not fit into the config '
                          f'({error.args[0] if error.args else error})') from error
+
+
+def keys_of_runner() -> set[str]:
+    """The keys of a config that the runner reads, whether a config has them or not."""
+    return {*READ_FROM_CONFIG, *inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'}
 
 
 def build_runner(cfg: Config) -> Runner:

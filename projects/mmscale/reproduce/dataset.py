@@ -1,0 +1,141 @@
+"""Another data layer under any row: its data, metrics and classes; the row's own augmentation, sizes and batches."""
+
+import difflib
+from copy import deepcopy
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmscale.paths import config_root
+
+__all__ = ['data_layers', 'resize_images', 'swap_dataset']
+
+SPLITS = ('train', 'val', 'test')
+CLASS_COUNTS = ('num_classes', 'num_things_classes', 'num_stuff_classes')
+
+
+def data_layers() -> list[str]:
+    """Names of the data layers: the files of ``configs/_base_/datasets``."""
+    return sorted(file.stem for file in (config_root() / '_base_' / 'datasets').glob('*.py'))
+
+
+def swap_dataset(cfg: Config, name: str) -> None:
+    """Put a data layer in the place of a config's own.
+
+    The recipe stays the config's: its pipelines (augmentation and image size), batch size, samplers and schedule. From
+    the layer come the data sets, the evaluators, and the class counts, which are set wherever the model names one.
+    A ``RepeatDataset`` or ``ConcatDataset`` of the config goes with its data; one that mixes images
+    (``MultiImageMixDataset``) belongs to the pipeline and stays.
+
+    Args:
+        cfg (Config): Changed in place.
+        name (str): A name of :func:`data_layers`.
+
+    Raises:
+        ValueError: If there is no such layer, or it lacks annotations (masks, segmentation) that the pipeline loads.
+    """
+    if name not in data_layers():
+        near = difflib.get_close_matches(name, data_layers(), n=1)
+        raise ValueError(
+            f"there is no data layer '{name}'"
+            + (f", did you mean '{near[0]}'?" if near else f'; there is {", ".join(data_layers())}')
+        )
+    layer = Config.fromfile(config_root() / '_base_' / 'datasets' / f'{name}.py', import_custom_modules=False)
+    for split in SPLITS:
+        loader, source = cfg.get(f'{split}_dataloader'), layer.get(f'{split}_dataloader')
+        if not loader:
+            continue
+        loader.dataset = _swapped(loader.dataset, source.dataset, name)
+        if split != 'train':
+            cfg[f'{split}_evaluator'] = deepcopy(layer[f'{split}_evaluator'])
+    for key in ('dataset_type', 'data_root', 'metainfo', *CLASS_COUNTS):  # of no effect, but a dump should not mislead
+        if key in layer:
+            cfg[key] = deepcopy(layer[key])
+        elif key in cfg:
+            del cfg[key]
+    counts = {key: layer[key] for key in CLASS_COUNTS if key in layer}
+    _set_classes(cfg.model, counts)
+
+
+def resize_images(cfg: Config, scale: tuple[int, int]) -> None:
+    """Set the ``scale`` of every transform that resizes, in all pipelines.
+
+    Args:
+        cfg (Config): Changed in place.
+        scale (tuple[int, int]): Width and height.
+
+    Raises:
+        ValueError: If no transform has a scale.
+    """
+    found = 0
+    for split in SPLITS:
+        for transform in _transforms(cfg.get(f'{split}_dataloader') or {}):
+            kind = str(transform['type']).rpartition('.')[2]
+            key = dict(RandomChoiceResize='scales').get(kind, 'scale')
+            if 'Resize' in kind and key in transform:
+                transform[key] = [tuple(scale)] if key == 'scales' else tuple(scale)
+                found += 1
+    if not found:
+        raise ValueError('no transform of the pipelines has a scale to set')
+
+
+def _swapped(own: ConfigDict, source: ConfigDict, name: str) -> ConfigDict:
+    """The layer's data set with the pipeline of the config's own."""
+    if 'MultiImageMix' in str(own.type):
+        return ConfigDict({**own, 'dataset': _swapped(own.dataset, source, name)})
+    own_leaf, leaves = _leaf_sets(own)[0], _leaf_sets(new := deepcopy(source))
+    pipeline = deepcopy(own_leaf.get('pipeline') or own.get('pipeline'))
+    _check_annotations(pipeline, leaves[0].pipeline, name)
+    for leaf in leaves:
+        leaf.pipeline = pipeline
+    return new
+
+
+def _leaf_sets(dataset: ConfigDict) -> list[ConfigDict]:
+    """The data sets within wrappers."""
+    if 'datasets' in dataset:
+        return [leaf for item in dataset.datasets for leaf in _leaf_sets(item)]
+    return _leaf_sets(dataset.dataset) if 'dataset' in dataset else [dataset]
+
+
+def _check_annotations(pipeline: list, layers: list, name: str) -> None:
+    """The layer has what the pipeline loads; an evaluator of the layer gets the ground truth that it reads."""
+    wanted, had = (
+        [step for step in steps if 'LoadAnnotations' in str(step.type) or 'Panoptic' in str(step.type)]
+        for steps in (pipeline, layers)
+    )
+    for flag in ('with_mask', 'with_seg'):
+        if any(step.get(flag) for step in wanted) and not any(step.get(flag) for step in had):
+            what = dict(with_mask='masks', with_seg='segmentation maps')[flag]
+            raise ValueError(f"the row trains on {what}, and the data layer '{name}' has none")
+    if not wanted and had:  # before the step that packs
+        pipeline.insert(len(pipeline) - 1, deepcopy(had[0]))
+
+
+def _set_classes(node: Any, counts: dict[str, int]) -> None:
+    """Set the class counts wherever a part of the model names one; a backbone's are its classifier's."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in counts and isinstance(value, int):
+                node[key] = counts[key]
+            elif key not in ('backbone', 'data_preprocessor'):
+                _set_classes(value, counts)
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            _set_classes(item, counts)
+
+
+def _transforms(node: Any) -> list[dict]:
+    """Every transform of a data loader's pipelines, nested ones included."""
+    found = []
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ('pipeline', 'transforms') and isinstance(value, (list, tuple)):
+                for step in value:
+                    steps = step if isinstance(step, (list, tuple)) else [step]
+                    found += [item for item in steps if isinstance(item, dict) and 'type' in item]
+            found += _transforms(value)
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            found += _transforms(item)
+    return found
