@@ -30,8 +30,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmscale.files import markdown_table
+
 from .benchmark_worker import MODES, Job, serve
-from .files import markdown_table
 from .model import check_input_size, load_config
 from .statistics import paired_ratio, spread
 

@@ -25,7 +25,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from .files import markdown_table
+from mmscale.files import markdown_table
+
 from .model import build_model, check_input_size, load_config, random_batch
 from .op_counter import OpCounter
 from .proposals import noted_proposals

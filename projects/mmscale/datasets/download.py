@@ -79,6 +79,12 @@ CATALOGUE = {
         Archive('val2017', (f'{_COCO}/zips/val2017.zip', ), 'coco', ('val2017', ), '0.8 GB'),
         Archive('train2017', (f'{_COCO}/zips/train2017.zip', ), 'coco', ('train2017', ), '19 GB'),
     )),
+    'coco_panoptic': DataSet('COCO 2017, panoptic annotations (the images are those of coco)', (
+        Archive('annotations', (f'{_COCO}/annotations/panoptic_annotations_trainval2017.zip', ), 'coco',
+                ('annotations/panoptic_train2017.json', 'annotations/panoptic_val2017.json',
+                 'annotations/panoptic_train2017.zip', 'annotations/panoptic_val2017.zip'), '0.8 GB'), ),
+        then='python -m zipfile -e {root}/coco/annotations/panoptic_train2017.zip {root}/coco/annotations && '
+        'python -m zipfile -e {root}/coco/annotations/panoptic_val2017.zip {root}/coco/annotations'),
     'voc2007': DataSet('PASCAL VOC 2007', (
         _voc('trainval', '2007', 'VOCtrainval_06-Nov-2007.tar', '0.46 GB', 'c52e279531787c972589f7e41ab4ae64'),
         _voc('test', '2007', 'VOCtest_06-Nov-2007.tar', '0.45 GB', 'b6e924de25625d8de591ea690078ad9f'),
@@ -124,7 +130,9 @@ CATALOGUE = {
         '   pip install cityscapesscripts\n'
         '   python "$(python -c \'import mmdet; print(mmdet.__path__[0])\')'
         '/.mim/tools/dataset_converters/cityscapes.py" \\\n'
-        '       {root}/cityscapes --nproc 4 --out-dir {root}/cityscapes/annotations',
+        '       {root}/cityscapes --nproc 4 --out-dir {root}/cityscapes/annotations\n'
+        '5. For semantic segmentation make *_labelTrainIds.png:\n'
+        '   CITYSCAPES_DATASET={root}/cityscapes csCreateTrainIdLabelImgs',
         proof=('cityscapes/leftImg8bit/train', 'cityscapes/gtFine/train')),
 }
 

@@ -174,7 +174,8 @@ def _difference(cost: Cost, column: str, counting: Counting) -> str:
     if difference is None:
         return ''
     tolerance = counting.tolerance_params if column.startswith('params') else counting.tolerance_flops
-    return f'{difference:+.1f} %' + (f' {MARKER}' if abs(difference) > tolerance else '')
+    shown = round(difference, 1) + 0.0  # no -0.0
+    return f'{shown:+.1f} %' + (f' {MARKER}' if abs(difference) > tolerance else '')
 
 
 def _notes(costs: Sequence[Cost]) -> list[str]:

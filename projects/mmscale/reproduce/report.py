@@ -11,7 +11,7 @@ from .spec import Table, find
 
 __all__ = ['add_parser', 'collect', 'rows_csv', 'runs_csv', 'write']
 
-EXAMPLE = 'python tools/reproduce.py train {table} --dataset bccd --epochs 12 --seeds 3'
+EXAMPLE = 'python tools/reproduce.py train {table}{dataset} --epochs 12 --seeds 3'
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -227,7 +227,8 @@ def _choose(tables: list[Table], name: str | None, work_root: Path, target: str)
             chosen.append((table, name or names[0]))
     if chosen:
         return chosen
-    example = EXAMPLE.format(table=tables[0].name)
+    dataset = ' --dataset bccd' if tables[0].task == 'detection' else ''  # which has boxes only
+    example = EXAMPLE.format(table=tables[0].name, dataset=dataset)
     if name is None:
         raise ValueError(f"{target} has no experiment under '{work_root}'; `{example}` makes one")
     others = sorted({other for names in there.values() for other in names})

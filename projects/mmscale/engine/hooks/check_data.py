@@ -27,6 +27,8 @@ class CheckDataHook(Hook):
     - No label of the data lies outside the classes; otherwise the loss fails far away, on a GPU as a device-side
       assert.
 
+    In a panoptic data set both are about its things (``metainfo['thing_classes']``): stuff has neither box nor mask.
+
     Wrappers of data sets (concatenated, repeated, class-balanced, multi-image) are looked through.
 
     Args:
@@ -98,6 +100,19 @@ def class_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def instance_classes(dataset) -> tuple[str, ...]:
+    """The classes that boxes and masks have: all of them, or a panoptic data set's things.
+
+    Args:
+        dataset (Dataset): A data set with ``metainfo['classes']``.
+
+    Raises:
+        TypeError: They are no sequence of names.
+    """
+    classes = dataset.metainfo.get('thing_classes') or dataset.metainfo['classes']
+    return check_class_type(classes, _describe(dataset))
+
+
 def check_heads(model: nn.Module, dataset) -> None:
     """Compares the model's heads with one data set.
 
@@ -108,7 +123,7 @@ def check_heads(model: nn.Module, dataset) -> None:
     Raises:
         ValueError: A head has another number of classes.
     """
-    classes = check_class_type(dataset.metainfo['classes'], _describe(dataset))
+    classes = instance_classes(dataset)
     wrong = [f'{name}.num_classes={module.num_classes} ({type(module).__name__})' for name, module in class_heads(model)
              if module.num_classes != len(classes)]
     if wrong:
@@ -127,7 +142,7 @@ def check_labels(dataset, max_images: int) -> None:
     Raises:
         ValueError: A label is out of range.
     """
-    classes, size = dataset.metainfo['classes'], len(dataset)
+    classes, size = instance_classes(dataset), len(dataset)
     if not hasattr(dataset, 'get_data_info') or not size or not max_images:
         return
     step = max(1, -(-size // max_images))
