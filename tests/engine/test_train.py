@@ -1,4 +1,5 @@
 """Training from the command line: what it does, and in which words it refuses."""
+import importlib.util
 import shutil
 import socket
 import subprocess
@@ -176,3 +177,13 @@ def test_a_changed_variable_of_the_config_file_is_told(write_config, capsys):
     assert "'train_pipeline' is a variable of the config file" in capsys.readouterr().out
     prepare(build_parser().parse_args([write_config(), '--cfg-options', 'model.bbox_head.num_classes=3']))
     assert 'warning' not in capsys.readouterr().out
+
+
+def test_a_config_of_an_absent_mmsegmentation(tmp_path, monkeypatch, capfd):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *rest: None if name == 'mmseg' else find(name, *rest))
+    monkeypatch.setattr('mmengine.config.config.is_installed', lambda package: package != 'mmsegmentation')
+    (tmp_path / 'dumped.py').write_text("default_scope = 'mmseg'\n")
+    for config in ('mmscale::fine/semantic-fpn_r50_fpn_80k_cityscapes-512x1024.py', tmp_path / 'dumped.py'):
+        assert refused([config], capfd) == ('error: mmsegmentation is optional, needed here and not installed; mend it '
+                                            'with: pip install mmsegmentation==1.2.2 ftfy regex')

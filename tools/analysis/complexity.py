@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         results = [complexity(config, args.shape, cfg_options=args.cfg_options, seed=args.seed)
                    for config in args.configs]
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         print(f'complexity: {error}', file=sys.stderr)
         return 1
     print(complexity_table(results))

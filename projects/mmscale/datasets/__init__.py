@@ -2,7 +2,9 @@
 from .coco import CityscapesDataset, CocoDataset
 from .coco_file import CocoFile
 from .noise import GaussianNoise
+from .panoptic import LoadPanopticAnnotations
 from .transforms import LoadImageFromFile
 from .voc import VOCDataset
 
-__all__ = ['CityscapesDataset', 'CocoDataset', 'CocoFile', 'GaussianNoise', 'LoadImageFromFile', 'VOCDataset']
+__all__ = ['CityscapesDataset', 'CocoDataset', 'CocoFile', 'GaussianNoise', 'LoadImageFromFile',
+           'LoadPanopticAnnotations', 'VOCDataset']

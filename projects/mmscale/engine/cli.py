@@ -167,6 +167,7 @@ def load_config(args: argparse.Namespace) -> Config:
             and the options of :func:`add_common`.
 
     Raises:
+        ModuleNotFoundError: If it needs MMSegmentation, which is not installed or not whole.
         UsageError: If the config does not exist, or ``--cfg-options`` names a key that nothing would read.
     """
     os.environ['LOCAL_RANK'] = str(local_rank_of(args.launcher, default=args.local_rank))
@@ -178,7 +179,14 @@ def load_config(args: argparse.Namespace) -> Config:
             raise UsageError(f"config '{args.config}' names no installed package's config ({error})") from error
     elif not Path(path).is_file():
         raise UsageError(f"config '{path}' does not exist")
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        if 'mmsegmentation' in str(error) and (fault := stack.optional_fault('mmsegmentation')):
+            raise UsageError(fault.sentence) from error
+        raise
+    if cfg.get('default_scope') == 'mmseg':
+        stack.require_optional('mmsegmentation')
     apply_options(cfg, args.cfg_options)
     if any(key.partition('.')[0] == 'custom_imports' for key in args.cfg_options or {}):
         import_modules_from_strings(**cfg.custom_imports)  # mmengine imports only what the file itself names
