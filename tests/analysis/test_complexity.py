@@ -1,5 +1,8 @@
 """Whole models: by hand, against mmengine's counter, and against the figures that papers print."""
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmscale.analysis import complexity, complexity_table
+from mmscale.analysis.complexity_command import main
 from mmscale.analysis.model import build_model, load_config, random_batch
 
 
@@ -116,3 +120,24 @@ def test_bad_config(tmp_path):
         complexity(Config(dict(data=1)))
     with pytest.raises(ValueError, match='cfg_options'):
         complexity(TwoLevels(), cfg_options={'a': 1})
+
+
+def test_command_line(one_stage, tmp_path, capsys):
+    main([str(one_stage), '--shape', '64', '--json', str(tmp_path / 'report.json')])
+    assert '| one_stage |' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'report.json').read_text())[0]['input_size'] == [64, 64]
+
+
+@pytest.mark.parametrize('name', ['benchmark', 'complexity', 'dataset_report', 'erf', 'error_analysis', 'feature_maps',
+                                  'noise_robustness'])
+def test_tools_work_from_a_checkout(name, repo, monkeypatch):
+    """Without an installation and PYTHONPATH: they put the checkout's own package first."""
+    monkeypatch.setattr(sys, 'path', [path for path in sys.path if Path(path or '.').resolve() != repo / 'projects'])
+    tool = runpy.run_path(str(repo / 'tools' / 'analysis' / f'{name}.py'))
+    assert sys.path[0] == str(repo / 'projects') and callable(tool['main'])
+
+
+def test_mistakes_on_the_command_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(['nowhere.py'])
+    assert caught.value.code == 2 and capsys.readouterr().err.startswith("error: config 'nowhere.py' does not exist")

@@ -154,6 +154,19 @@ def test_kinds_of_faults(box, kind):
     assert [name for name, items in found.items() if items] == ([kind] if kind else [])
 
 
+def test_faults_are_json_without_nan():
+    found = find_faults([AnnotatedImage('a', 'a', 64, 48, [(5, 5, float('nan'), 9, 'disk')])])
+    assert json.loads(json.dumps(found, allow_nan=False))['not finite'][0]['box'] == [5, 5, None, 9]
+
+
+def test_an_empty_data_set_of_mmdetection(tmp_path):
+    """One sentence, where MMEngine breaks on an array without parts."""
+    path = write_coco(tmp_path / 'train.json', [], [])
+    empty = dict(type='RepeatDataset', times=2, dataset=dataset(tmp_path, 'train', type='CocoDataset'))
+    with pytest.raises(ValueError, match=f"CocoDataset with ann_file='{path}' has no image"):
+        dataset_report(config(train=empty))
+
+
 def test_boxes_that_come_twice():
     box = (5, 5, 9, 9)
     image = AnnotatedImage('a', 'a', 64, 48, [(*box, 'disk')] * 3 + [(*box, 'square'), (6, 5, 9, 9, 'disk')])
@@ -204,12 +217,14 @@ def test_a_sample_of_the_images(coco):
     train = content['splits']['train']
     assert train['images']['looked_at'] == train['files']['read'] == 2 and train['images']['listed'] == 4
     assert len(train['faults']['zero area']) == 1, 'annotation files are read whole'
+    empty = [line for line in content['look_at'] if 'have no object' in line]
+    assert empty and empty[0].startswith('train, 2 of 4 images: '), 'a class may be on the other two'
 
 
 def test_equal_splits_are_looked_at_once(coco):
     test = dataset(coco, 'test', test_mode=True)
     content = dataset_report(config(train=dataset(coco, 'train'), val=test, test=test), read_images=False).content
-    assert list(content['splits']) == ['train', 'val, test']
+    assert list(content['splits']) == ['train', 'val+test']
 
 
 def test_test_pipelines_that_load_annotations_after_resizing(coco):

@@ -11,6 +11,7 @@ from torch import nn
 from mmscale.analysis.detector import load_detector
 from mmscale.analysis.erf import LayerERF, edge_share, erf_size, measure_erf, stage_ratios, token_index
 from mmscale.analysis.erf_command import main
+from mmscale.analysis.erf_pictures import window_of
 
 
 def boxes(*layers, **kwargs) -> nn.Sequential:
@@ -245,3 +246,13 @@ def test_mistakes(one_stage, two_stage, deeper_one_stage, tmp_path, capsys):
     torch.save(load_detector(deeper_one_stage).model.state_dict(), tmp_path / 'deeper.pth')
     line = says(one_stage, '--checkpoint', tmp_path / 'deeper.pth')
     assert 'belongs to another model' in line and 'bbox_head.cls_convs.1' in line
+
+
+def test_the_window_holds_every_field():
+    """At a corner the token of a coarse map lies far from the position, whose own surroundings would be black."""
+    fine, coarse = (LayerERF(name, heat=np.zeros((64, 64)), anchor=(64.0, 64.0)) for name in ('fine', 'coarse'))
+    for result, place in ((fine, 60), (coarse, 31)):
+        result.heat[place - 1 : place + 2, place - 1 : place + 2] = 1
+        result.sigmas.append(erf_size(result.heat)[0])
+    left, top, right, bottom = window_of([fine, coarse])
+    assert left == top < 30 - 1 and (right, bottom) == (64, 64)

@@ -152,8 +152,11 @@ def test_from_weights(tmp_path, capsys):
     torch.manual_seed(0)
     model = Runner.from_cfg(cfg).model
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'tiny.pth')
+    capsys.readouterr()
     main([str(config), str(tmp_path / 'tiny.pth'), '--score', '0.01', '--out-dir', str(tmp_path / 'kept')])
-    first = capsys.readouterr().out.partition('3 images, 6 objects')[2]
+    text = capsys.readouterr().out
+    assert 'System environment' not in text, 'the tables are not to be looked for in the log'
+    first = text.partition('3 images, 6 objects')[2]
     main([str(config), str(tmp_path / 'kept' / 'tiny.pkl'), '--score', '0.01'])
     assert first and capsys.readouterr().out.partition('3 images, 6 objects')[2] == first
     with pytest.raises(SystemExit):
@@ -215,6 +218,7 @@ def test_mistakes_in_predictions(voc, results, tmp_path, capsys):
         ('list.pkl', [1], 'a list of data samples with pred_instances'),
         ('dict.json', {}, 'should be COCO results'),
         ('id.json', [dict(image_id='z', category_id=0, bbox=[0, 0, 1, 1], score=1)], "have the image_id 'z'"),
+        ('box.json', [dict(image_id='a', category_id=0, bbox=[0, 0, 1], score=1)], 'not \\[x, y, width, height\\]'),
         ('class.json', [dict(image_id='a', category_id=9, bbox=[0, 0, 1, 1], score=1)], 'have the category_id 9'),
     ):
         file = tmp_path / name

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from mmscale.analysis.detector import Sample, load_detector, read_images
 from mmscale.analysis.feature_maps import METHODS, FeatureMaps, eigen_cam, feature_maps, take_detections, to_picture
 from mmscale.analysis.feature_maps_command import main
-from mmscale.analysis.pictures import colour, overlay, to_unit
+from mmscale.analysis.pictures import colour, grid, overlay, save_figure, to_unit
 
 PIPELINE = """
 test_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'b', 'c')), pipeline=[
@@ -150,3 +150,15 @@ def test_mistakes(config, folder, tmp_path, capsys):
     line = says(image, '--modules', 'neck:out0', '--out', out)
     assert line.startswith("error: image '") and 'is cut off' in line
     assert not out.exists()
+
+
+def test_titles_of_two_lines_are_whole(tmp_path):
+    """In a figure of one row the room for a title is smallest: its first line must not touch the picture's border."""
+    figure, axes = grid(1, 3)
+    for axis in axes[0]:
+        axis.imshow(np.zeros((80, 80, 3), np.uint8))
+        axis.set_title('backbone:out0\nsigma 3.0 px', fontsize=8)
+    figure.supxlabel('x 120 to 200', fontsize=8)
+    save_figure(tmp_path / 'row.png', figure)
+    picture = cv2.imread(str(tmp_path / 'row.png'))
+    assert (picture[:3] == 255).all() and (picture[-3:] == 255).all()

@@ -91,6 +91,15 @@ def test_mistakes(trained, tmp_path, capsys):
     assert 'belongs to another model' in line
 
 
+def test_the_first_metric_unless_named(trained, tmp_path, capsys):
+    """Configs of MMDetection evaluate with its own metric, which has other names than ours."""
+    config, checkpoint = trained
+    text = config.read_text() + "test_evaluator = dict(type='CocoMetric', ann_file=data_root + '/train.json')\n"
+    (tmp_path / 'theirs.py').write_text(text)
+    run(tmp_path / 'theirs.py', checkpoint, '--sigmas', 0, '--work-dir', tmp_path / 'run')
+    assert '| coco/bbox_mAP |' in capsys.readouterr().out
+
+
 def test_noise_goes_behind_the_loading_of_every_pipeline(trained):
     config, checkpoint = trained
     cfg = prepare(build_parser().parse_args([str(config), str(checkpoint)]))

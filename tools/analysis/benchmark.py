@@ -5,6 +5,8 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))  # this checkout's
+
 from mmscale.analysis import BenchmarkError, benchmark, benchmark_table, write_json
 from mmscale.analysis.benchmark_worker import MODES
 

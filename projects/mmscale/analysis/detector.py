@@ -13,15 +13,16 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmscale.engine.checkpoint import compare, load_checkpoint
 from mmscale.registry import MODELS
 
+from .datasets import build_dataset, find_pipelines, type_name
 from .model import build_model, load_config, random_batch
 
-__all__ = ['Detector', 'Sample', 'find_pipelines', 'load_detector', 'read_images', 'read_random', 'read_test_set']
+__all__ = ['Detector', 'Sample', 'load_detector', 'read_images', 'read_random', 'read_test_set']
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -193,34 +194,16 @@ def read_test_set(detector: Detector, number: int | None = None) -> Iterator[Sam
         number (int, optional): At most so many, evenly spaced. Defaults to None: all.
 
     Raises:
-        ValueError: If the config has no test set.
+        ValueError: If the config has no test set, or one without images.
     """
     cfg = detector.cfg
     if not (cfg.get('test_dataloader') or {}).get('dataset'):
         raise ValueError(f"config '{cfg.filename}' has no test_dataloader.dataset: give images instead")
-    with _scope(cfg):
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    dataset = build_dataset(cfg.test_dataloader.dataset, cfg.get('default_scope'))
     for index in _spaced(range(len(dataset)), number):
         data = dataset[index]
         path = data['data_samples'].metainfo.get('img_path')
         yield _to_sample(detector, Path(path).name if path else f'image {index}', data)
-
-
-def find_pipelines(dataset: Any) -> list[list]:
-    """All pipelines of a data set's config, also of data sets that wrap or join others.
-
-    Args:
-        dataset (dict | list): For instance ``cfg.test_dataloader.dataset``.
-
-    Returns:
-        list[list[dict]]: The configs' own lists, to be changed in place.
-    """
-    if isinstance(dataset, (list, tuple)):
-        return [pipeline for item in dataset for pipeline in find_pipelines(item)]
-    if not isinstance(dataset, dict):
-        return []
-    own = [dataset['pipeline']] if dataset.get('pipeline') else []
-    return own + find_pipelines(dataset.get('dataset')) + find_pipelines(dataset.get('datasets'))
 
 
 def _image_pipeline(cfg: Config) -> Compose:
@@ -230,7 +213,7 @@ def _image_pipeline(cfg: Config) -> Compose:
         raise ValueError(f"config '{cfg.filename}' has no test pipeline (test_dataloader.dataset.pipeline)")
     transforms = []
     for transform in pipelines[0]:
-        name = str(transform['type']).rpartition('.')[2]
+        name = type_name(transform)
         if name.startswith('Load') and 'Annotations' in name:
             continue
         if name == 'LoadImageFromFile':

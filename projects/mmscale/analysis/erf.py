@@ -29,11 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmscale.files import markdown_table
-
 from .taps import Tap, capture, parse_taps, require_whole_image
 
-__all__ = ['LayerERF', 'erf_size', 'erf_table', 'influence_map', 'measure_erf', 'stage_ratios', 'token_index']
+__all__ = ['LayerERF', 'erf_size', 'influence_map', 'measure_erf', 'stage_ratios', 'token_index']
 
 EDGE = 0.05  # width of the strip along the border, as a share of the input's side
 RESPONSES = ('sum', 'signs')
@@ -287,27 +285,3 @@ def check_response(tap: Tap, feature: Tensor, inputs: Tensor, position: Sequence
 def stage_ratios(results: Sequence[LayerERF]) -> list[float]:
     """Eq. 13: E[sigma] of each layer by that of the layer before it."""
     return [high.sigma / low.sigma for low, high in zip(results, results[1:], strict=False)]
-
-
-def erf_table(results: Sequence[LayerERF]) -> str:
-    """A Markdown table: size, spread over images, and the ratio to the layer before.
-
-    Args:
-        results (Sequence[LayerERF]): As :func:`measure_erf` returns them.
-    """
-    rows = [['layer', 'stride', 'sigma (px)', 'sd', 'sigma / stride', 'ratio', 'stride ratio', 'near the border']]
-    ratios = [None, *stage_ratios(results)]
-    for index, (result, ratio) in enumerate(zip(results, ratios, strict=True)):
-        rows.append(
-            [
-                result.layer,
-                f'{result.stride:.4g}',
-                f'{result.sigma:.2f}' + (' (cut)' if result.cut else ''),
-                f'{stdev(result.sigmas):.2f}' if len(result.sigmas) > 1 else '',
-                f'{result.sigma / result.stride:.2f}',
-                '' if ratio is None else f'{ratio:.2f}',
-                '' if ratio is None else f'{result.stride / results[index - 1].stride:.2f}',
-                f'{result.edge:.1%}',
-            ]
-        )
-    return markdown_table(rows, right=range(1, 8))

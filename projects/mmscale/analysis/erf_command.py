@@ -8,11 +8,12 @@ from statistics import mean
 from tqdm import tqdm
 
 from mmscale.engine.cli import command
-from mmscale.files import markdown_table, write_json
+from mmscale.files import write_json
 
 from .detector import Detector, Sample, read_images, read_random, read_test_set
-from .erf import RESPONSES, LayerERF, erf_table, measure_erf, stage_ratios
+from .erf import RESPONSES, LayerERF, measure_erf, stage_ratios
 from .erf_pictures import draw_erf
+from .erf_tables import erf_table, pair_table
 from .model import check_input_size
 from .pictures import check_picture_path
 from .subject import add_subject, load_subject
@@ -26,7 +27,11 @@ ESTIMATOR = 'sigma = sqrt((var_x + var_y) / 2) of sum over channels |gradient|'
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog='erf.py', description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog='erf.py',
+        description='Effective receptive fields of any layers of a detector: sigma, the ratio of adjacent layers, heat '
+        'pictures.',
+    )
     add_subject(parser)
     parser.add_argument(
         '--layers',
@@ -156,15 +161,6 @@ def report(args: argparse.Namespace, results: list[LayerERF]) -> None:
             print(f'\n{result.layer}: no gradient in {result.dead} images, which are left out')
     if args.out:
         draw_erf(args.out, rows, titles)
-
-
-def pair_table(ratios: Sequence[int], lows: Sequence[LayerERF], high: LayerERF) -> str:
-    """A Markdown table of fig. 6: the sizes of low and high tokens for every r."""
-    rows = [['r', 'low tokens', 'sigma (px)', 'high tokens', 'sigma (px)', 'low / high']]
-    for ratio, low in zip(ratios, lows, strict=True):
-        sizes = [f'{result.sigma:.2f}' + (' (cut)' if result.cut else '') for result in (low, high)]
-        rows.append([str(ratio), low.layer, sizes[0], high.layer, sizes[1], f'{low.sigma / high.sigma:.2f}'])
-    return markdown_table(rows, right=(0, 2, 4, 5))
 
 
 def describe(args: argparse.Namespace, detector: Detector, results: Sequence[LayerERF], source: str) -> dict:

@@ -23,7 +23,9 @@ def heat_of(influence: np.ndarray) -> np.ndarray:
 
 
 def window_of(results: Sequence[LayerERF]) -> tuple[float, float, float, float]:
-    """The part of the input that shows all ERFs: a square around the position, 8 times the largest sigma wide.
+    """The part of the input that shows all ERFs: a square around the position, at least 8 times the largest sigma wide.
+
+    It is wider where an ERF lies apart, as that of a coarse cell does whose corner is the position.
 
     It is the same for all layers of a figure, so that sizes can be compared, and moved to lie inside the input.
 
@@ -34,8 +36,12 @@ def window_of(results: Sequence[LayerERF]) -> tuple[float, float, float, float]:
         tuple[float, float, float, float]: Left, top, right, bottom, in pixels.
     """
     height, width = results[0].heat.shape
-    side = 8 * max(result.sigma for result in results)
-    spans = []
+    reach = 4 * max(result.sigma for result in results)
+    for result in results:
+        _, centre = erf_size(result.heat)
+        apart = max(abs(place + 0.5 - anchor) for place, anchor in zip(centre, result.anchor, strict=True))
+        reach = max(reach, apart + 3 * result.sigma)
+    side, spans = 2 * reach, []
     for anchor, length in zip(results[0].anchor, (width, height), strict=True):
         start = min(max(anchor - side / 2, 0), max(length - side, 0))
         spans.append((start, min(start + side, length)))

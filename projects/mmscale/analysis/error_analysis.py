@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.fileio import load
-from mmengine.registry import DATASETS, DefaultScope
 
 from mmscale.datasets import CocoFile
 from mmscale.datasets.reading import read_json
 from mmscale.engine import test as testing
 from mmscale.evaluation import DetectionErrorMetric
 from mmscale.evaluation.matching import RANGES, Counts, Matches
+
+from .datasets import build_dataset
+from .progress_loop import ProgressLoop
 
 __all__ = ['Run', 'best_f1', 'build_bare', 'check_comparable', 'match_file', 'predict', 'sweep', 'to_dict']
 
@@ -40,7 +42,12 @@ class Run:
 
 
 def predict(
-    config: str, checkpoint: str, out: Path, cfg_options: dict | None = None, allow_partial: bool = False
+    config: str,
+    checkpoint: str,
+    out: Path,
+    cfg_options: dict | None = None,
+    allow_partial: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Runs the test set of a config and writes the predictions, as ``test.py --out`` does, without evaluating them.
 
@@ -50,10 +57,16 @@ def predict(
         out (Path): The pickle to write.
         cfg_options (dict, optional): Overrides by dotted key. Defaults to None.
         allow_partial (bool): Whether to go on if the weights do not fit the model. Defaults to False.
+        verbose (bool): Whether to show the runner's log instead of a progress bar. Defaults to False.
     """
     args = testing.build_parser().parse_args([config, checkpoint])
-    args.cfg_options = cfg_options
+    args.cfg_options = dict(cfg_options or {})
+    if not verbose:
+        args.cfg_options.setdefault('log_level', 'WARNING')
     cfg = testing.prepare(args)
+    if not verbose and cfg.test_cfg.get('type', 'TestLoop') == 'TestLoop':
+        cfg.progress_name = out.stem
+        cfg.test_cfg = ConfigDict({**cfg.test_cfg, 'type': ProgressLoop.__name__})
     out.parent.mkdir(parents=True, exist_ok=True)
     cfg.test_evaluator = dict(type='mmdet.DumpDetResults', out_file_path=str(out))
     testing.test(cfg, allow_partial=allow_partial)
@@ -108,8 +121,7 @@ def build_bare(dataset: dict, scope: str | None = None):
             return {key: [] if key == 'pipeline' else bare(value) for key, value in node.items()}
         return [bare(item) for item in node] if isinstance(node, (list, tuple)) else node
 
-    with DefaultScope.overwrite_default_scope(scope or 'mmdet'):
-        return DATASETS.build(bare(dataset))
+    return build_dataset(bare(dataset), scope)
 
 
 def _own_ann_file(cfg: Config) -> str | None:
@@ -150,6 +162,8 @@ def _read_results(path: str, classes: Sequence[str], file: CocoFile | None, imag
                 raise ValueError(
                     f"predictions '{path}' have the {key} {entry[key]!r}, which the ground truth does not have"
                 )
+        if not isinstance(entry['bbox'], list) or len(entry['bbox']) != 4:
+            raise ValueError(f"predictions '{path}' have the bbox {entry['bbox']!r}, not [x, y, width, height]")
         x, y, width, height = entry['bbox']
         grouped[entry['image_id']].append((x, y, x + width, y + height, entry['score'], labels[entry['category_id']]))
     samples = []

@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='DIR',
         help='keep the predictions here as NAME.pkl, to be given instead of the checkpoint next time',
     )
+    parser.add_argument('--verbose', action='store_true', help="show the runner's log")
     parser.add_argument('--allow-partial', action='store_true', help='go on although weights do not fit the model')
     parser.add_argument(
         '--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='overrides of all configs'
@@ -114,7 +115,7 @@ def analyse(args: argparse.Namespace, name: str, config: str | None, source: str
         predictions = source
     else:
         predictions = str((args.out_dir or folder) / f'{name.replace("/", "_")}.pkl')
-        predict(config, source, Path(predictions), args.cfg_options, args.allow_partial)
+        predict(config, source, Path(predictions), args.cfg_options, args.allow_partial, args.verbose)
     return Run(name, match_file(predictions, cfg, args.ann_file, args.iou))
 
 

@@ -11,7 +11,7 @@ from mmscale.evaluation.matching import CAUSES, RANGES, Counts
 from mmscale.files import markdown_table
 
 from .error_analysis import Run, best_f1, sweep
-from .pictures import save_figure
+from .pictures import COLOURS, save_figure
 
 __all__ = ['best_lines', 'draw_errors', 'error_tables', 'sweep_table']
 
@@ -27,7 +27,6 @@ FALSE = {
     'FP': lambda counts: counts.fp,
     **{cause: lambda counts, cause=cause: counts.causes[cause] for cause in CAUSES},
 }
-COLOURS = ('#4c72b0', '#dd8452')
 
 
 def error_tables(runs: Sequence[Run], score_thr: float) -> str:

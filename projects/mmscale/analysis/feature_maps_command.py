@@ -18,7 +18,10 @@ __all__ = ['build_parser', 'main']
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog='feature_maps.py', description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog='feature_maps.py',
+        description='Activation maps and EigenCAM of any modules of a detector, over images, in one figure.',
+    )
     add_subject(parser)
     parser.add_argument('images', help='an image, or a folder of images')
     parser.add_argument(
@@ -34,12 +37,22 @@ def build_parser() -> argparse.ArgumentParser:
         default='abs',
         help='mean of |activation| over channels, plain mean, or EigenCAM (default: abs)',
     )
-    parser.add_argument('--out', type=Path, default=Path('feature_maps.png'), metavar='PICTURE')
-    parser.add_argument('--num-images', type=int, default=4, metavar='N', help='at most N of a folder, evenly spaced')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('feature_maps.png'),
+        metavar='PICTURE',
+        help='the figure (default: feature_maps.png)',
+    )
+    parser.add_argument(
+        '--num-images', type=int, default=4, metavar='N', help='at most N of a folder, evenly spaced (default: 4)'
+    )
     parser.add_argument(
         '--detections', type=float, metavar='SCORE', help='draw detections from this score on over the image'
     )
-    parser.add_argument('--strength', type=float, default=0.5, help='of the heat map over the image, 0 to 1')
+    parser.add_argument(
+        '--strength', type=float, default=0.5, help='of the heat map over the image, 0 to 1 (default: 0.5)'
+    )
     parser.add_argument(
         '--interpolation', choices=list(RESIZE), default='linear', help='nearest shows the cells of a map'
     )

@@ -21,14 +21,13 @@ from matplotlib.ticker import MaxNLocator
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.registry import LOOPS
-from mmengine.runner import TestLoop
-from tqdm import tqdm
 
 from mmscale.engine import test as engine
 from mmscale.files import markdown_table
 
-from .detector import find_pipelines
+from .datasets import find_pipelines, type_name
 from .pictures import save_figure
+from .progress_loop import ProgressLoop
 
 __all__ = ['NoiseCurve', 'add_noise', 'check_sigmas', 'draw_curves', 'noise_curve', 'noise_table']
 
@@ -76,7 +75,7 @@ class NoiseCurve:
 
 
 @LOOPS.register_module()
-class NoiseSweepLoop(TestLoop):
+class NoiseSweepLoop(ProgressLoop):
     """MMEngine's test loop once for every sigma, with one model.
 
     Args:
@@ -100,14 +99,7 @@ class NoiseSweepLoop(TestLoop):
         self.config = dataloader
         self.sigmas = list(sigmas)
         self.wanted = list(metrics)
-        super().__init__(runner, self._loader_config(self.sigmas[0]), evaluator, fp16)
-        self.bar = tqdm(
-            total=len(self.sigmas) * len(self.dataloader),
-            desc=runner.cfg.get('noise_name', 'test'),
-            unit='batch',
-            ncols=88,
-            disable=None if is_main_process() else True,  # None: where it is no terminal
-        )
+        super().__init__(runner, self._loader_config(self.sigmas[0]), evaluator, fp16, rounds=len(self.sigmas))
 
     def _loader_config(self, sigma: float) -> dict:
         config = deepcopy(self.config)
@@ -137,10 +129,6 @@ class NoiseSweepLoop(TestLoop):
                 require_metrics(self.wanted, metrics)
                 results.append({name: float(value) for name, value in metrics.items() if is_number(value)})
         return dict(metrics=results)
-
-    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
-        super().run_iter(idx, data_batch)
-        self.bar.update()
 
 
 def is_number(value: Any) -> bool:
@@ -187,7 +175,7 @@ def add_noise(cfg: Config, seed: int = 0) -> None:
     if not pipelines:
         raise ValueError(f"config '{cfg.filename}' has no test pipeline (test_dataloader.dataset.pipeline)")
     for pipeline in pipelines:
-        names = [str(transform['type']).rpartition('.')[2] for transform in pipeline]
+        names = [type_name(transform) for transform in pipeline]
         loads = [index for index, name in enumerate(names) if name.startswith('LoadImage')]
         if not loads:
             raise ValueError(
@@ -222,7 +210,7 @@ def noise_curve(
         raise ValueError(f"test_cfg.type '{kind}' of config '{args.config}' should be 'TestLoop'")
     add_noise(cfg, seed)
     name = name or Path(args.config).stem
-    cfg.noise_name = name
+    cfg.progress_name = name
     cfg.test_cfg = ConfigDict({**cfg.test_cfg, 'type': 'NoiseSweepLoop', 'sigmas': sigmas, 'metrics': list(metrics)})
     results = engine.test(cfg, allow_partial=args.allow_partial)
     return NoiseCurve(name, str(args.config), str(args.checkpoint), sigmas, results['metrics'])

@@ -18,7 +18,10 @@ __all__ = ['build_parser', 'main', 'name_models']
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog='noise_robustness.py', description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog='noise_robustness.py',
+        description='A metric of one or several detectors under Gaussian noise of growing sigma.',
+    )
     parser.add_argument(
         'models', nargs='+', metavar='CONFIG CHECKPOINT', help='one or several models, each a config and its checkpoint'
     )
@@ -31,7 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
         help='of the noise, in grey levels of 0..255; clean images, 0, are always among them (default: 0 5 10 20 40)',
     )
     parser.add_argument(
-        '--metric', nargs='+', default=['coco/AP'], help="names of the test evaluator's metrics (default: coco/AP)"
+        '--metric',
+        nargs='+',
+        default=[],
+        help="names of the test evaluator's metrics (default: the first that it gives)",
     )
     parser.add_argument('--seed', type=int, default=0, help='of the noise (default: 0)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write all metrics to this file')
@@ -76,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     names, sigmas = args.names or name_models(pairs), check_sigmas(args.sigmas)
     if args.out:
         check_picture_path(args.out)
-    curves = []
+    curves, metrics = [], args.metric
     for name, (config, checkpoint) in zip(names, pairs, strict=True):
         subject = engine.build_parser().parse_args([config, checkpoint])
         for key in ('allow_partial', 'launcher', 'local_rank'):
@@ -86,8 +92,9 @@ def main(argv: list[str] | None = None) -> None:
         subject.cfg_options = dict(args.cfg_options or {})
         if not args.verbose:
             subject.cfg_options.setdefault('log_level', 'WARNING')
-        curves.append(noise_curve(subject, sigmas, args.metric, name, args.seed))
-    for metric in args.metric:
+        curves.append(noise_curve(subject, sigmas, metrics, name, args.seed))
+        metrics = metrics or list(curves[0].metrics[0])[:1]
+    for metric in metrics:
         say('\n' + noise_table(curves, metric))
     say(f'\nnoise: Gaussian, seed {args.seed}, in grey levels, rounded and clipped to 0..255 after loading; '
         'in brackets the change relative to the clean images')  # fmt: skip
@@ -95,4 +102,4 @@ def main(argv: list[str] | None = None) -> None:
         if args.json:
             write_json(args.json, dict(seed=args.seed, models=[curve.to_dict() for curve in curves]))
         if args.out:
-            draw_curves(args.out, curves, args.metric)
+            draw_curves(args.out, curves, metrics)

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ['check_picture_path', 'colour', 'grid', 'overlay', 'save_figure', 'to_unit']
+__all__ = ['COLOURS', 'check_picture_path', 'colour', 'grid', 'overlay', 'save_figure', 'to_unit']
 
+COLOURS = ('#4c72b0', '#dd8452', '#55a868')  # of bars and lines that stand side by side
 COLOUR_MAPS = {'inferno': cv2.COLORMAP_INFERNO, 'turbo': cv2.COLORMAP_TURBO}
 
 
@@ -107,7 +108,7 @@ def save_figure(path: str | PathLike, figure: Figure, dpi: int = 130) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem + '.', suffix=path.suffix)
     os.close(handle)
     try:
-        figure.savefig(temporary, dpi=dpi)
+        figure.savefig(temporary, dpi=dpi, bbox_inches='tight')  # titles of two lines stay whole
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

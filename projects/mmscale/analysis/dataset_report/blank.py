@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from ..datasets import type_name
+
 __all__ = ['BlankImage', 'BlankPipeline', 'blank_dataset']
 
 # Transforms whose outcome for the boxes depends on the image's size alone.
@@ -87,12 +89,12 @@ class BlankPipeline:
             pipeline (list[dict]): The pipeline's config.
             load (bool): Whether it is one that loads images, and not a wrapper's or an inner one. Defaults to True.
         """
-        loads = any(_name(step) in IMAGE_LOADERS for step in pipeline)
+        loads = any(type_name(step) in IMAGE_LOADERS for step in pipeline)
         steps = [] if loads or not load else _blank_loaders(False)
         for step in pipeline:
-            name = _name(step)
+            name = type_name(step)
             if name in IMAGE_LOADERS:
-                steps += _blank_loaders(bool(step.get('to_float32')) or NEEDS_FLOAT in map(_name, pipeline))
+                steps += _blank_loaders(bool(step.get('to_float32')) or NEEDS_FLOAT in map(type_name, pipeline))
             elif name in FIXED | RANDOM:
                 self.steps.append(name)
                 steps.append(self._convert_step(step))
@@ -129,8 +131,8 @@ def blank_dataset(cfg: dict) -> tuple[dict, BlankPipeline]:
     pipeline = BlankPipeline()
 
     def convert(node: dict) -> dict:
-        if _name(node) in OVERSAMPLERS:
-            pipeline.wrappers.append(_name(node))
+        if type_name(node) in OVERSAMPLERS:
+            pipeline.wrappers.append(type_name(node))
             return convert(node['dataset'])
         node = dict(node)
         if 'datasets' in node:
@@ -147,9 +149,3 @@ def blank_dataset(cfg: dict) -> tuple[dict, BlankPipeline]:
 
 def _blank_loaders(to_float32: bool) -> list[dict]:
     return [dict(type=BlankImage, to_float32=to_float32), dict(type='mmdet.LoadAnnotations', with_bbox=True)]
-
-
-def _name(node: dict) -> str:
-    """The type of a config's node, without its scope."""
-    kind = node['type']
-    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmscale.evaluation import get_protocols
 
+from ..datasets import type_name
 from ..model import build_model
 
 __all__ = ['Levels', 'Limit', 'find_levels', 'find_limits', 'find_strides']
@@ -106,7 +107,7 @@ def find_limits(cfg: Config) -> list[Limit]:
 
 
 def _metric_limits(metric: dict) -> Iterator[Limit]:
-    kind = metric['type'].split('.')[-1] if isinstance(metric['type'], str) else metric['type'].__name__
+    kind = type_name(metric)
     if kind == 'DetectionMetric':
         for protocol in get_protocols(metric.get('protocols', 'coco')):
             if protocol.max_dets:

@@ -123,7 +123,8 @@ def find_faults(images: list[AnnotatedImage]) -> dict[str, list[dict]]:
                 kind = kind or 'two classes'
             seen.update((box, box[:4]))
             if kind:
-                found[kind].append(dict(image=image.name, box=[float(side) for side in box[:4]], label=box[4]))
+                sides = [float(side) if math.isfinite(side) else None for side in box[:4]]  # JSON knows no NaN
+                found[kind].append(dict(image=image.name, box=sides, label=box[4]))
     return found
 
 

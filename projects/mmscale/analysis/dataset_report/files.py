@@ -50,7 +50,8 @@ def read_files(images: Sequence[AnnotatedImage], what: str = 'images', progress:
         progress (bool): Whether to show a progress bar. Defaults to False.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = tqdm(pool.map(_read, images), total=len(images), desc=what, ncols=88, disable=not progress)
+        hidden = None if progress else True  # None: where it is no terminal
+        found = tqdm(pool.map(_read, images), total=len(images), desc=what, ncols=88, disable=hidden)
         return list(found)
 
 

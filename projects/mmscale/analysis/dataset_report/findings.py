@@ -27,7 +27,10 @@ def find_findings(content: dict) -> list[str]:
     found = list(_copies(content))
     for part in (_files, _boxes, _sizes, _levels, _limits, _empty, _classes):
         for name, split in splits:
-            found += [f'{name}: {sentence}' for sentence in part(split, content)]
+            images = split['images']
+            sampled = part in OF_SAMPLE and images['looked_at'] < images['kept']
+            where = f'{name}, {images["looked_at"]} of {images["kept"]} images' if sampled else name
+            found += [f'{where}: {sentence}' for sentence in part(split, content)]
     return found
 
 
@@ -140,3 +143,6 @@ def _names(group: dict) -> str:
 def _named(items, most: int = NAMED) -> str:
     items = list(items)
     return ', '.join(items[:most]) + (f', ... {len(items) - most} more' if len(items) > most else '')
+
+
+OF_SAMPLE = (_sizes, _levels, _limits, _classes)  # looked for in the images drawn, not in the whole annotation files

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, DefaultScope
 from tqdm import tqdm
 
+from ..datasets import build_dataset
 from .blank import BlankPipeline, blank_dataset
 
 __all__ = ['SPLITS', 'Boxes', 'Split', 'leaves', 'load_splits', 'original_boxes', 'quiet', 'resized_boxes']
@@ -24,7 +24,7 @@ class Split:
     """One data set of a config.
 
     Args:
-        name (str): 'train', 'val' or 'test', or several of them that are the same data set: 'val, test'.
+        name (str): 'train', 'val' or 'test', or several of them that are the same data set: 'val+test'.
         dataset (BaseDataset): It, wrapped or not, on blank images.
         pipeline (BlankPipeline): What became of its transforms.
         indices (list[int]): The images that are looked at.
@@ -38,7 +38,7 @@ class Split:
     @property
     def trains(self) -> bool:
         """bool: Whether the detector is trained on it."""
-        return 'train' in self.name.split(', ')
+        return 'train' in self.name.split('+')
 
 
 @dataclass
@@ -99,7 +99,7 @@ def load_splits(
         seed (int): Of the draw. Defaults to 0.
 
     Raises:
-        ValueError: The config has none of them.
+        ValueError: The config has none of them, or one has no image.
     """
     merged: list[tuple[list[str], dict]] = []
     for name in names:
@@ -117,12 +117,11 @@ def load_splits(
     splits = []
     for group, dataset in merged:
         blank, pipeline = blank_dataset(dataset)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'), _output_away():
-            built = DATASETS.build(blank)
+        built = build_dataset(blank, cfg.get('default_scope'))
         indices = list(range(len(built)))
         if max_images is not None and max_images < len(indices):
             indices = sorted(random.Random(seed).sample(indices, max_images))
-        splits.append(Split(', '.join(group), built, pipeline, indices))
+        splits.append(Split('+'.join(group), built, pipeline, indices))
     return splits
 
 
@@ -161,7 +160,7 @@ def resized_boxes(split: Split, draws: int = 1, seed: int = 0, progress: bool = 
 
     def parts():
         order = [index for _ in range(draws) for index in split.indices]
-        for index in tqdm(order, desc=f'{split.name}: sizes', ncols=88, disable=not progress):
+        for index in tqdm(order, desc=f'{split.name}: sizes', ncols=88, disable=None if progress else True):
             results = split.dataset[index]
             corners = results['gt_bboxes']
             yield (getattr(corners, 'tensor', corners), results['gt_bboxes_labels'], results['gt_ignore_flags'],
@@ -183,12 +182,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with _output_away():
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints while it reads
             yield
     finally:
         logging.disable(before)
-
-
-def _output_away():
-    """pycocotools prints while it reads."""
-    return contextlib.redirect_stdout(io.StringIO())

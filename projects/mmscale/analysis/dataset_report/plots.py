@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from ..pictures import save_figure
+from ..pictures import COLOURS, save_figure
 from .loading import Boxes
 from .report import Report
 
 __all__ = ['draw_report']
 
 MOST_CLASSES = 40
-COLOURS = ('#4c72b0', '#dd8452', '#55a868')
 
 
 def draw_report(folder: str | PathLike, report: Report) -> list[Path]:
@@ -85,6 +85,8 @@ def _objects_per_image(report: Report) -> Figure:
         for value, names in limits.items():
             axis.axvline(value, color='grey', linestyle='--', linewidth=0.9, label=f'{value}: {", ".join(names)}')
         axis.set(xlabel='objects per image', ylabel='images')
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         if limits:
             axis.legend(fontsize=7, loc='upper center')
 

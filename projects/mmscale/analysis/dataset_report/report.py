@@ -7,6 +7,7 @@ from os import PathLike
 
 from mmengine.config import Config
 
+from ..datasets import type_name
 from ..model import load_config
 from .detector import find_levels, find_limits, find_strides
 from .faults import annotated_images, find_faults, kept_images
@@ -72,10 +73,10 @@ def dataset_report(
     loaded = load_splits(cfg, splits, max_images, seed)
     detector_strides, source = find_strides(cfg, strides)
     limits = find_limits(cfg)
-    batch = [item['type'] for item in (cfg.model.get('data_preprocessor') or {}).get('batch_augments') or []]
+    batch = [type_name(item) for item in (cfg.model.get('data_preprocessor') or {}).get('batch_augments') or []]
     content = dict(
         config=str(cfg.filename),
-        detector=dict(type=cfg.model.type, strides=detector_strides, strides_from=source, batch_augments=batch),
+        detector=dict(type=type_name(cfg.model), strides=detector_strides, strides_from=source, batch_augments=batch),
         seed=seed,
         splits={},
     )
