@@ -1,3 +1,6 @@
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 from mmengine.config import Config, ConfigDict
 
@@ -13,9 +16,14 @@ def table(name):
     return find(name)[0]
 
 
-@pytest.fixture
-def cfg(repo):
+@pytest.fixture(scope='module')
+def parsed(repo):
     return Config.fromfile(repo / 'configs' / 'fine' / 'faster-rcnn_r50_fpn-fine_1x_coco.py')
+
+
+@pytest.fixture
+def cfg(parsed):
+    return deepcopy(parsed)
 
 
 @pytest.mark.parametrize('name', [t.name for paper in load_papers().values() for t in paper.tables.values()])
@@ -56,6 +64,11 @@ def test_count_set_changes_the_count_alone():
         {'optim_wrapper.optimizer.nesterov': True},
         {'param_scheduler.1.milestones': [1]},
         {'randomness.deterministic': True},  # the config has none, the runner reads it
+        {'optim_wrapper.paramwise_cfg': {'norm_decay_mult': 0.0}},  # for the builder of the optimizer
+        {'model.neck.norm_cfg': {'type': 'BN', 'requires_grad': False}},  # for the builder of the layer
+        {'model.backbone.norm_cfg.type': 'SyncBN'},  # which keeps the config's requires_grad
+        {'model.test_cfg.rcnn.nms': {'type': 'soft_nms', 'min_score': 0.1}},  # MMCV's own names
+        {'model.train_cfg.rcnn.sampler.floor_fraction': 0.1},
     ],
 )
 def test_overrides_that_fit(cfg, overrides):
@@ -65,7 +78,7 @@ def test_overrides_that_fit(cfg, overrides):
         for part in key.split('.'):
             node = node[int(part)] if part.isdigit() else node[part]
         expected = {k: v for k, v in value.items() if k != '_delete_'} if isinstance(value, dict) else value
-        assert node == expected
+        assert node == expected or {**node, **expected} == node, 'merged, or in its place'
 
 
 @pytest.mark.parametrize(
@@ -82,6 +95,18 @@ def test_overrides_that_fit(cfg, overrides):
         ),
         ({'param_scheduler.7.end': 3}, 'does not fit into the config'),
         ({'max_epoch': 3}, "the config has no 'max_epoch'"),
+        ({'model.neck.type': 'FPNN'}, "no registry knows the type 'FPNN'"),
+        (
+            {'model.neck.type': 'FPN', 'model.neck.num_outs': 5},
+            "was 'mmscale.FINEFPN', and FPN takes no 'fine.*_delete_",
+        ),
+        ({'model.neck': {'_delete_': True}}, "'model.neck' has no 'type' any more"),
+        ({'train_pipeline.2.scale': [3, 4]}, "'train_pipeline' is a variable of the config file"),
+        (
+            {'model.neck.in_channels.0': 5},
+            "'model.neck.in_channels.0' does not fit .*: a list of plain values is set as a",
+        ),
+        ({'model.rpn_head.anchor_generator.scale': [8]}, "AnchorGenerator takes no 'scale', did you mean 'scales'?"),
     ],
 )
 def test_overrides_of_what_nothing_reads(cfg, overrides, sentence):
@@ -110,6 +135,11 @@ tables:
     rows: [{name: typo, label: Typo, set: {model.neck.fine.heads: 4}}]
 """)
     wrong = load_paper(folder / 'tables.yml').tables['table1']
+    evaluators = ({'type': 'mmscale.DetectionErrorMetric', 'iou_th': 0.5},)
+    with pytest.raises(
+        SpecError, match="table 'table1', 'evaluators': DetectionErrorMetric takes no 'iou_th', did you"
+    ):
+        row_config(replace(wrong, evaluators=evaluators), replace(wrong.rows[0], set={}))
     with pytest.raises(SpecError, match=r"tables.yml: table 'table1', row 'typo', 'set': .*FINE takes no 'heads'"):
         row_config(wrong, wrong.rows[0])
 
@@ -133,11 +163,44 @@ def test_another_data_layer_under_a_row(name):
 
 def test_an_unknown_data_layer_or_one_without_masks():
     masks = table('fine/table7-instance')
-    with pytest.raises(ValueError, match="trains on masks, and the data layer 'bccd' has none"):
+    with pytest.raises(ValueError, match="the row is of masks, and the data layer 'bccd' of boxes"):
         row_config(masks, masks.row('fine'), Settings(dataset='bccd'))
     with pytest.raises(ValueError, match="there is no data layer 'bcd', did you mean 'bccd'"):
         row_config(masks, masks.row('fine'), Settings(dataset='bcd'))
     assert 'coco_panoptic' in data_layers()
+
+
+KINDS = dict(
+    boxes={'bccd', 'cityscapes_detection', 'coco_detection', 'micro_uav', 'nwpu_vhr10', 'small_objects',
+           'visdrone_det', 'voc0712'},
+    masks={'coco_instance', 'cityscapes_instance'},
+    panoptic={'coco_panoptic'},
+    semantic={'cityscapes_semantic'},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'name, row, kind',
+    [
+        ('fine/table4', 'heads4', 'boxes'),
+        ('fine/small-fcos', 'fine', 'boxes'),  # its config names classes, which another layer may not
+        ('fine/table5', 'fine', 'masks'),
+        ('fine/table7-panoptic', 'fine', 'panoptic'),
+        ('fine/table7-semantic', 'fine', 'semantic'),
+    ],
+)
+def test_every_data_layer_fits_or_is_refused_before_anything_is_trained(name, row, kind):
+    fitting = set()
+    for layer in data_layers():
+        try:
+            cfg = row_config(table(name), table(name).row(row), Settings(dataset=layer))
+        except ValueError as error:
+            assert f"the data layer '{layer}' of " in str(error)
+        else:
+            fitting.add(layer)
+            classes = cfg.get('metainfo', {}).get('classes')
+            assert classes is None or len(classes) == cfg.num_classes, 'the other layer left its classes'
+    assert fitting == KINDS[kind]
 
 
 def test_wrappers_of_the_pipeline_stay_and_those_of_the_data_go(cfg):
@@ -224,5 +287,8 @@ def test_settings_reach_the_config():
     assert cfg.train_dataloader.batch_size == 7 and cfg.train_dataloader.num_workers == 0
     assert cfg.model.backbone.depth == 18 and cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.auto_scale_lr.enable and cfg.default_hooks.checkpoint.interval == 1
+    wrapped = replace(ablation.row('heads4'), set={'optim_wrapper': {'type': 'ApexOptimWrapper'}})
+    with pytest.raises(ValueError, match="--amp needs optim_wrapper.type 'OptimWrapper', .* has 'ApexOptimWrapper'"):
+        row_config(ablation, wrapped, Settings(amp=True))
     with pytest.raises(ValueError, match='--cfg-options: .*train_dataloader.bach_size'):
         row_config(ablation, ablation.row('heads4'), Settings(cfg_options={'train_dataloader.bach_size': 1}))

@@ -73,7 +73,7 @@ def work_root(tmp_path):
         (place / 'run.json').write_text(json.dumps(run))
     (folder / 'fapn' / 'seed0').mkdir(parents=True)
     (folder / 'fapn' / 'seed0' / 'failed.json').write_text(
-        json.dumps(dict(error='ValueError: no | pipe', log='log.txt'))
+        json.dumps(dict(row='fapn', seed=0, error='ValueError: no | pipe', log='log.txt'))
     )
     (folder / 'experiment.json').write_text(json.dumps(dict(settings=SETTINGS, rows=list(AP), seeds=[0, 1, 2])))
     return tmp_path / 'work_dirs'
@@ -228,12 +228,14 @@ def test_a_forgotten_scale_is_told():
     assert len(results.faults) == 1 and "'scale: {AP: 100}' may be missing" in results.faults[0]
 
 
-@pytest.mark.parametrize('nothing', [math.nan, None])
+@pytest.mark.parametrize('nothing', [math.nan, math.inf, None])
 def test_a_figure_without_value_is_left_out(nothing):
     runs = make_runs()
     runs[4]['metrics'] = {'coco/AP': nothing, 'errors/FP': 3.0}  # fine, seed 1
-    cell = gather(make_table(), 'x', runs).row('fine').cells['AP']
+    results = gather(make_table(), 'x', runs)
+    cell = results.row('fine').cells['AP']
     assert sorted(cell.values) == [0, 2] and cell.difference.seeds == (0, 2)
+    assert results.faults == ["FPN + FINE: seed 1 without a figure for AP (metric 'coco/AP')"]
     runs = [{**run, 'metrics': {'errors/FP': 1.0}} for run in make_runs()]
     assert gather(make_table(), 'x', runs).faults[0] == "FPN: no run has a figure for AP (metric 'coco/AP')"
 

@@ -83,6 +83,30 @@ def test_reads_what_is_written(write):
         ('recipe: {paper: theirs, ours: ours}', 'recipe: {paper: theirs}', "the key 'ours' is missing"),
         ('label: Better\n', 'label: Better\n        baseline: better2\n', "'baseline' names no row 'better2'"),
         ('title: A paper', 'title: [A', 'is not YAML'),
+        ('flops: macs', 'flops: [macs]', "'flops' should be one of macs, 2xmacs, but is ['macs']"),
+        (
+            'flops: macs',
+            'flops: macs\n    tolerance: {params: -1}',
+            "'tolerance.params' should be 0 or more, but is -1",
+        ),
+        ('flops: macs', 'flops: macs\n    lower_is_better: [[AP]]', "'lower_is_better' should list columns"),
+        ('flops: macs', 'flops: macs\n    unmeasured: {FPS: 5}', "'FPS' should be a text, but is 5"),
+        (
+            'flops: macs',
+            'flops: macs\n    unmeasured: {AP: why}',
+            "'unmeasured' has the column 'AP', which is measured",
+        ),
+        ('flops: macs', 'flops: macs\n    scale: {AP: 0}', "'scale.AP' should be above 0, but is 0"),
+        ('flops: macs', 'flops: macs\n    scale: []', "'scale': should map names to values, but is []"),
+        ('flops: macs', 'flops: macs\n    evaluators: [{type: 5}]', "'evaluators' should list metrics with a 'type'"),
+        ('{AP: coco/AP}', '{AP: ""}', "'metrics' should map columns to names of metrics"),
+        ('AP: 31.5', 'AP: .nan', "'paper.AP' should be a number, but is nan"),
+        ('set: {model.neck.num_outs: 3}', 'set: {? [a] : 3}', "is not YAML: ['a'] is no name"),
+        (
+            'set: {model.neck.num_outs: 3}',
+            'set: {model.neck: {1: 2}}',
+            "'set', 'model.neck': should map names to values",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_place(write, before, after, sentence):
@@ -91,6 +115,13 @@ def test_a_mistake_is_one_sentence_with_its_place(write, before, after, sentence
     with pytest.raises(SpecError, match=re.escape(sentence)) as error:
         load_paper(file)
     assert str(error.value).startswith(f'{file}: ') and '\n' not in str(error.value)
+
+
+def test_a_file_that_is_no_text_is_named(write):
+    file = write('')
+    file.write_bytes(b'\xff\xfe')
+    with pytest.raises(SpecError, match='tables1.yml: is not YAML: '):
+        load_paper(file)
 
 
 def test_a_baseline_is_compared_with_nothing(write):
@@ -126,4 +157,6 @@ def test_the_papers_of_this_project_are_read():
     assert 'fine' in papers
     for paper in papers.values():
         for table in paper.tables.values():
-            assert any(row.paper for row in table.rows) or 'the paper has' in table.source, f'{table.name} states no figure'
+            assert any(row.paper for row in table.rows) or 'the paper has' in table.source, (
+                f'{table.name} states no figure'
+            )

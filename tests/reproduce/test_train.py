@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,8 @@ def test_seeds_are_outermost_and_finished_runs_are_passed_over(command, fake_wor
     ]
     assert '4 runs, 0 of them finished before' in said and '4 of 4 runs finished' in said
     assert f'report tiny/table1 --name own --work-root {tmp_path}/work' in said
+    spaced = Run('tiny', 'table1', 'own', 'plain', 0, tmp_path / 'my work')
+    assert conduct.report_command(spaced).endswith(f"--work-root '{tmp_path}/my work'")
     experiment = json.loads((tmp_path / 'work/tiny/table1/own/experiment.json').read_text())
     assert experiment['rows'] == ['plain', 'wide'] and experiment['seeds'] == 2
     assert experiment['settings']['auto_scale_lr'] is True
@@ -256,7 +259,15 @@ def test_killed_worker_resumes_at_the_epoch_after_its_last(make_job, tmp_path, r
     progress = job.run.read('progress.json')
     assert progress['entries'][0] == first['entries'][0]  # the first epoch's time is the first attempt's
     assert record['seconds'] > first['entries'][0]['seconds']
-    assert load_checkpoint(job.run.folder / 'epoch_2.pth')['meta']['iter'] == 4
+    resumed = load_checkpoint(job.run.folder / 'epoch_2.pth')
+    assert resumed['meta']['iter'] == 4
+
+    own_process_state_again()
+    whole = replace(make_job(), run=replace(job.run, experiment='whole'))
+    worker.main([str(whole.write())])
+    assert whole.run.read('run.json')['metrics'] == record['metrics']
+    uninterrupted = load_checkpoint(whole.run.folder / 'epoch_2.pth')['state_dict']
+    assert all(torch.equal(weight, resumed['state_dict'][name]) for name, weight in uninterrupted.items())
 
 
 def test_trained_run_is_only_tested(make_job, own_process_state, monkeypatch):

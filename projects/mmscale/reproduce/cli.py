@@ -34,7 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser('complexity', help="parameters and operations of every row beside the paper's")
     command.add_argument('target', help='a paper or a table')
-    command.add_argument('--jobs', type=int, metavar='N', help='processes (default: one per core, 8 at most)')
+    command.add_argument(
+        '--jobs', type=int, metavar='N', help='processes (default: as many as are worth it: one per core, 8 at most)'
+    )
     command.add_argument('--json', type=Path, metavar='FILE', help='also write the figures and operators to this file')
     command.add_argument('--out', type=Path, metavar='FILE.md', help='also write the tables to this file')
     command.set_defaults(run=complexity)

@@ -1,5 +1,6 @@
 """Parameters and operations of every row beside the paper's, with a marker where they differ."""
 
+import math
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from .spec import COSTS, Counting, Row, Table, as_printed
 __all__ = ['Cost', 'count', 'to_json', 'to_markdown']
 
 MARKER = '!'
+WORTH_A_PROCESS = 4  # networks: one is counted in about a second, and a process imports for several
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def count(tables: Sequence[Table], jobs: int | None = None, progress: bool = Tru
 
     Args:
         tables (Sequence[Table]): The tables; those without a convention of counting are passed over.
-        jobs (int, optional): Processes. Defaults to None: one per core, 8 at most.
+        jobs (int, optional): Processes; 1 is this one. Defaults to None: one per core and per four networks, 8 at most.
         progress (bool): Whether a bar is shown on stderr. Defaults to True.
 
     Returns:
@@ -81,9 +83,16 @@ def _network(cfg: Config) -> dict:
 
 
 def _count_all(networks: dict[str, tuple[dict, tuple[int, int]]], jobs: int | None, progress: bool) -> dict[str, Any]:
-    jobs = max(1, min(jobs or min(os.cpu_count() or 1, 8), len(networks)))
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    jobs = min(jobs or min(os.cpu_count() or 1, 8, math.ceil(len(networks) / WORTH_A_PROCESS)), len(networks))
     results: dict[str, Any] = {}
+    if jobs < 2:
+        for key, network in tqdm(networks.items(), desc='Counting', unit='network', disable=not progress):
+            try:
+                results[key] = _count_one(*network)
+            except Exception as error:
+                results[key] = error
+        return results
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = multiprocessing.get_context('spawn')  # a fork would carry torch's threads over
     with (
         ProcessPoolExecutor(jobs, spawn, initializer=_start_worker, initargs=(threads,)) as pool,

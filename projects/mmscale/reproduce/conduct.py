@@ -1,5 +1,6 @@
 """Conducts jobs through an executor: in order, as many as there is room for, and tells the user what happens."""
 
+import shlex
 import signal
 import sys
 import time
@@ -175,8 +176,8 @@ def show(runs: Sequence[tuple[Run, Any]], redo: bool = False) -> None:
 
 def report_command(run: Run) -> str:
     """What to type to see the results."""
-    program = sys.argv[0] if sys.argv[0].endswith('reproduce.py') else '-m mmscale.reproduce'
-    root = '' if run.root == WORK_ROOT else f' --work-root {run.root}'
+    program = shlex.quote(sys.argv[0]) if sys.argv[0].endswith('reproduce.py') else '-m mmscale.reproduce'
+    root = '' if run.root == WORK_ROOT else f' --work-root {shlex.quote(str(run.root))}'
     return f'python {program} report {run.paper}/{run.table} --name {run.experiment}{root}'
 
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmscale.analysis.model import load_config
 
 from .dataset import resize_images, swap_dataset
-from .overrides import apply_overrides
+from .overrides import apply_overrides, check_options_of
 from .pretrained import from_scratch
 from .schedule import fit_schedule, save_every_epoch, set_epochs
 from .spec import Row, SpecError, Table
@@ -53,7 +53,8 @@ def row_config(table: Table, row: Row, settings: Settings | None = None) -> Conf
         settings (Settings, optional): The experiment's. Defaults to None: the row as it stands.
 
     Raises:
-        SpecError: If an override names a field that the config does not have; the sentence names file, table and row.
+        SpecError: If an override names a field that the config does not have, or the table an evaluator that there is
+            not; the sentence names file, table and row.
         ValueError: If the settings do not fit the row.
     """
     settings = settings or Settings()
@@ -73,9 +74,16 @@ def row_config(table: Table, row: Row, settings: Settings | None = None) -> Conf
     if table.evaluators:
         own = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
         cfg.test_evaluator = [*deepcopy(own), *deepcopy(list(table.evaluators))]
+        try:
+            for evaluator in table.evaluators:
+                check_options_of(evaluator, cfg)
+        except ValueError as error:
+            raise SpecError(f"{table.file}: table '{table.key}', 'evaluators': {error}") from error
     if settings.batch_size is not None:
         cfg.train_dataloader.batch_size = settings.batch_size
     if settings.amp:
+        if (kind := cfg.optim_wrapper.get('type', 'OptimWrapper')) not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ValueError(f"{where}: --amp needs optim_wrapper.type 'OptimWrapper', but the config has '{kind}'")
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if 'base_batch_size' in (cfg.get('auto_scale_lr') or {}):

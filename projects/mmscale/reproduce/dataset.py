@@ -32,7 +32,8 @@ def swap_dataset(cfg: Config, name: str) -> None:
         name (str): A name of :func:`data_layers`.
 
     Raises:
-        ValueError: If there is no such layer, or it lacks annotations (masks, segmentation) that the pipeline loads.
+        ValueError: If there is no such layer, or it is of another kind (boxes, masks, panoptic or semantic maps) than
+            the pipeline loads: its annotations would be missing, or its evaluator would ask for what the model lacks.
     """
     if name not in data_layers():
         near = difflib.get_close_matches(name, data_layers(), n=1)
@@ -51,8 +52,8 @@ def swap_dataset(cfg: Config, name: str) -> None:
     for key in ('dataset_type', 'data_root', 'metainfo', *CLASS_COUNTS):  # of no effect, but a dump should not mislead
         if key in layer:
             cfg[key] = deepcopy(layer[key])
-        elif key in cfg:
-            del cfg[key]
+        else:
+            cfg.pop(key, None)
     counts = {key: layer[key] for key in CLASS_COUNTS if key in layer}
     _set_classes(cfg.model, counts)
 
@@ -100,16 +101,25 @@ def _leaf_sets(dataset: ConfigDict) -> list[ConfigDict]:
 
 def _check_annotations(pipeline: list, layers: list, name: str) -> None:
     """The layer has what the pipeline loads; an evaluator of the layer gets the ground truth that it reads."""
-    wanted, had = (
-        [step for step in steps if 'LoadAnnotations' in str(step.type) or 'Panoptic' in str(step.type)]
-        for steps in (pipeline, layers)
-    )
-    for flag in ('with_mask', 'with_seg'):
-        if any(step.get(flag) for step in wanted) and not any(step.get(flag) for step in had):
-            what = dict(with_mask='masks', with_seg='segmentation maps')[flag]
-            raise ValueError(f"the row trains on {what}, and the data layer '{name}' has none")
+    wanted, had = _annotations(pipeline), _annotations(layers)
+    if wanted and had and (ours := _kind(pipeline)) != (theirs := _kind(layers)):
+        raise ValueError(f"the row is of {ours}, and the data layer '{name}' of {theirs}")
     if not wanted and had:  # before the step that packs
         pipeline.insert(len(pipeline) - 1, deepcopy(had[0]))
+
+
+def _annotations(pipeline: list) -> list[dict]:
+    return [step for step in pipeline if 'LoadAnnotations' in str(step.type) or 'Panoptic' in str(step.type)]
+
+
+def _kind(pipeline: list) -> str:
+    """What a pipeline loads beside images."""
+    if any('PackSegInputs' in str(step.type) for step in pipeline):
+        return 'semantic maps'
+    steps = _annotations(pipeline)
+    if any('Panoptic' in str(step.type) or step.get('with_seg') for step in steps):
+        return 'panoptic maps'
+    return 'masks' if any(step.get('with_mask') for step in steps) else 'boxes'
 
 
 def _set_classes(node: Any, counts: dict[str, int]) -> None:

@@ -39,8 +39,11 @@ def _of_rows(rows: Sequence['RowResult'], columns: Sequence['Column'], settings:
         if other := [run['seed'] for run in row.runs if run['settings'] != dict(settings)]:
             yield f"{row.label}: {_seeds(other)} had other settings than the experiment's"
         for column in columns:
-            if row.runs and not row.cells[column.name].values:
+            values = row.cells[column.name].values
+            if row.runs and not values:
                 yield f"{row.label}: no run has a figure for {column.name} (metric '{column.metric}')"
+            elif absent := [run['seed'] for run in row.runs if run['seed'] not in values]:
+                yield f"{row.label}: {_seeds(absent)} without a figure for {column.name} (metric '{column.metric}')"
 
 
 def _of_scales(rows: Sequence['RowResult'], columns: Sequence['Column']) -> Iterator[str]:

@@ -81,14 +81,14 @@ def collect(
         min_seeds (int): Fewer runs than this mark a row. Defaults to 3.
         confidence (float): Of the intervals. Defaults to 0.95.
     """
-    from .runs import load_runs
+    from .runs import load_experiment, load_failures, load_runs
 
     return gather(
         table,
         experiment,
         load_runs(table, experiment, work_root),
-        failures=_failures(table, experiment, work_root),
-        settings=_settings(table, experiment, work_root),
+        failures=load_failures(table, experiment, work_root),
+        settings=(load_experiment(table, experiment, work_root) or {}).get('settings'),
         min_seeds=min_seeds,
         confidence=confidence,
     )
@@ -236,25 +236,6 @@ def _choose(tables: list[Table], name: str | None, work_root: Path, target: str)
         f"{target} has no experiment '{name}' under '{work_root}'; "
         + (f'there is {", ".join(others)}' if others else f'`{example} --name {name}` makes it')
     )
-
-
-def _failures(table: Table, experiment: str, work_root: str | Path) -> list[dict]:
-    """Row, seed and error of the runs whose last attempt failed."""
-    from .runs import experiment_folder, read_json
-
-    found = []
-    for row in table.rows:
-        for file in experiment_folder(table, experiment, work_root).glob(f'{row.name}/seed*/failed.json'):
-            content = read_json(file)
-            if content is not None:
-                found.append(dict(row=row.name, seed=int(file.parent.name[4:]), error=content.get('error')))
-    return sorted(found, key=lambda failure: (failure['row'], failure['seed']))
-
-
-def _settings(table: Table, experiment: str, work_root: str | Path) -> dict | None:
-    from .runs import experiment_folder, read_json
-
-    return (read_json(experiment_folder(table, experiment, work_root) / 'experiment.json') or {}).get('settings')
 
 
 def _csv(lines: Iterable[list]) -> str:

@@ -40,7 +40,7 @@ class Cell:
     """One figure of one row, in the paper's unit.
 
     Attributes:
-        values (dict[int, float]): By seed; a seed whose run has no such figure, or NaN, is left out.
+        values (dict[int, float]): By seed; a seed whose run has no such figure, or none that is a number, is left out.
         summary (Summary): Over the seeds.
         paper (float | None): The paper's.
         paper_difference (float | None): The paper's, to its baseline.
@@ -270,9 +270,9 @@ def _cell(table: Table, row: Row, column: Column, runs: Iterable[dict]) -> Cell:
 
 
 def _figure(metrics: Mapping, column: Column) -> float | None:
-    """A metric in the paper's unit; None where it is absent or has no value (NaN: no ground truth)."""
+    """A metric in the paper's unit; None where it is absent or no number (NaN: no ground truth)."""
     value = metrics.get(column.metric)
-    return None if value is None or math.isnan(value) else value * column.scale
+    return None if value is None or not math.isfinite(value) else value * column.scale
 
 
 def _compare(row: RowResult, baseline: RowResult | None, confidence: float) -> None:

@@ -44,7 +44,8 @@ def fit_schedule(cfg: Config, iterations_per_epoch: int) -> None:
 
     Args:
         cfg (Config): After :func:`set_epochs`, if that is called. A loop by iterations then lasts the epochs asked for,
-            and its schedule and its validations shrink with it. In any loop a warm-up by iterations lasts at most a
+            its schedule shrinks with it, and it is validated at its end if it is shorter than from one validation to
+            the next. In any loop a warm-up by iterations lasts at most a
             tenth of the run: a detector's usual 500 iterations may be all of it on a small data set.
         iterations_per_epoch (int): Batches per epoch, of all processes together one each.
     """

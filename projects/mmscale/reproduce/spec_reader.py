@@ -1,6 +1,7 @@
 """Reads ``tables.yml``: plain YAML in, the dataclasses of :mod:`mmscale.reproduce.spec` out, or one sentence."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ class UniqueKeys(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (list, dict)):
+                raise yaml.constructor.ConstructorError(None, None, f'{key} is no name', key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' stands twice", key_node.start_mark
@@ -60,7 +63,7 @@ class SpecReader:
         """Read the whole file."""
         try:
             content = yaml.load(self.file.read_text(encoding='utf-8'), UniqueKeys)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SpecError(f'{self.file}: is not YAML: {" ".join(str(error).split())}') from error
         top = self.mapping(content, 'the file', required=('title', 'reference', 'tables'))
         tables = self.mapping(top['tables'], "'tables'", known=None)
@@ -99,12 +102,12 @@ class SpecReader:
         return value if value is None else ' '.join(value.split())
 
     def numbers(self, values: dict, key: str, where: str, columns: Iterable[str]) -> dict[str, float]:
-        columns, found = list(columns), values.get(key) or {}
+        columns, found = list(columns), values.get(key, {})
         self.mapping(found, f"{where}, '{key}'", known=None)
         for column, number in found.items():
             if column not in columns:
                 raise self.fail(where, no_such(f"'{key}' has no column", column, columns))
-            if isinstance(number, bool) or not isinstance(number, (int, float)):
+            if type(number) not in (int, float) or not math.isfinite(number):
                 raise self.fail(where, f"'{key}.{column}' should be a number, but is {_short(number)}")
         return {column: float(number) for column, number in found.items()}
 
@@ -118,17 +121,25 @@ class SpecReader:
         if task not in TASKS:
             raise self.fail(where, f"'task' should be one of {', '.join(TASKS)}, but is {_short(task)}")
         metrics = self.mapping(values['metrics'], f"{where}, 'metrics'", known=None)
-        if not metrics or not all(isinstance(name, str) for name in metrics.values()):
+        if not metrics or not all(isinstance(name, str) and name for name in metrics.values()):
             raise self.fail(where, f"'metrics' should map columns to names of metrics, but is {_short(metrics)}")
         if clash := [column for column in metrics if column in COSTS]:
             raise self.fail(where, f"'metrics' has the column '{clash[0]}', which is a cost's name")
         lower = values.get('lower_is_better', [])
-        if not isinstance(lower, list) or not all(column in metrics for column in lower):
+        if not isinstance(lower, list) or not all(isinstance(column, str) and column in metrics for column in lower):
             raise self.fail(where, f"'lower_is_better' should list columns of 'metrics', but is {_short(lower)}")
         unmeasured = self.mapping(values.get('unmeasured', {}), f"{where}, 'unmeasured'", known=None)
+        unmeasured = {column: self.text(unmeasured, column, f"{where}, 'unmeasured'") for column in unmeasured}
+        if clash := [column for column in unmeasured if column in (*COSTS, *metrics)]:
+            raise self.fail(where, f"'unmeasured' has the column '{clash[0]}', which is measured")
         evaluators = values.get('evaluators', [])
-        if not isinstance(evaluators, list) or not all(isinstance(e, dict) and 'type' in e for e in evaluators):
+        if not isinstance(evaluators, list) or not all(
+            isinstance(evaluator, dict) and isinstance(evaluator.get('type'), str) for evaluator in evaluators
+        ):
             raise self.fail(where, f"'evaluators' should list metrics with a 'type', but is {_short(evaluators)}")
+        scale = self.numbers(values, 'scale', where, metrics)
+        if wrong := [column for column, factor in scale.items() if factor <= 0]:
+            raise self.fail(where, f"'scale.{wrong[0]}' should be above 0, but is {scale[wrong[0]]:g}")
         counting = self.counting(values, where)
         columns = [*(COSTS if counting else ()), *metrics, *unmeasured]
         if not isinstance(values['rows'], list) or not values['rows']:
@@ -149,7 +160,7 @@ class SpecReader:
             self.text(recipe, 'ours', f"{where}, 'recipe'"),
             task,
             metrics,
-            self.numbers(values, 'scale', where, metrics),
+            scale,
             tuple(lower),
             unmeasured,
             tuple(evaluators),
@@ -165,7 +176,7 @@ class SpecReader:
         for key in ('flops', 'input_size'):
             if key not in values:
                 raise self.fail(where, f"'{given[0]}' needs '{key}' beside it")
-        if values['flops'] not in CONVENTIONS:
+        if values['flops'] not in tuple(CONVENTIONS):
             raise self.fail(
                 where, f"'flops' should be one of {', '.join(CONVENTIONS)}, but is {_short(values['flops'])}"
             )
@@ -173,6 +184,8 @@ class SpecReader:
         if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
             raise self.fail(where, f"'input_size' should be height and width, but is {_short(size)}")
         tolerance = self.numbers(values, 'tolerance', where, ('params', 'flops'))
+        if wrong := [cost for cost, percent in tolerance.items() if percent < 0]:
+            raise self.fail(where, f"'tolerance.{wrong[0]}' should be 0 or more, but is {tolerance[wrong[0]]:g}")
         return Counting(
             values['flops'], tuple(size), **{f'tolerance_{cost}': value for cost, value in tolerance.items()}
         )
@@ -189,9 +202,7 @@ class SpecReader:
         if not isinstance(quoted, bool):
             raise self.fail(where, f"'quoted' should be true or false, but is {_short(quoted)}")
         waits_for = self.text(values, 'waits_for', where)
-        overrides = {
-            key: self.mapping(values.get(key, {}), f"{where}, '{key}'", known=None) for key in ('set', 'count_set')
-        }
+        overrides = {key: self.overrides(values.get(key, {}), f"{where}, '{key}'") for key in ('set', 'count_set')}
         config = self.text(values, 'config', where) or self.text(table, 'base', where)
         if quoted or waits_for:
             if extra := [key for key in ('config', 'set', 'count_set') if key in values] or (
@@ -215,6 +226,13 @@ class SpecReader:
             waits_for=waits_for,
             note=self.text(values, 'note', where),
         )
+
+    def overrides(self, value: Any, where: str) -> dict:
+        """A mapping whose dicts have text keys all the way down, as a config's have."""
+        for key, item in self.mapping(value, where, known=None).items():
+            if isinstance(item, dict):
+                self.overrides(item, f"{where}, '{key}'")
+        return value
 
     def config(self, name: str, where: str) -> str:
         if '::' in name:
