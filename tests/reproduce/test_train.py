@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from mmscale.engine.checkpoint import load_checkpoint
+from mmscale.engine.cli import UsageError
 from mmscale.reproduce import conduct, process, train, worker
+from mmscale.reproduce.config import Settings
 from mmscale.reproduce.process import Job, RunProcess
 from mmscale.reproduce.runs import Run
+from mmscale.reproduce.spec import find
 from tests.reproduce.test_executors import WORKER
 
 FINISH = "finish(seconds=1.5)\nfolder.joinpath('failed.json').unlink(missing_ok=True)\n"
@@ -361,3 +364,12 @@ def test_loop_by_iteration_keeps_time_and_resumes(papers, tmp_path, own_process_
     assert record['seconds'] == progress['entries'][-1]['seconds'] > progress['entries'][0]['seconds'] > 0
     assert [path.name for path in run.folder.glob('*.pth')] == ['iter_6.pth']
     assert run.state(job.config_hash, job.epochs).kind == 'finished'
+
+
+def test_rows_of_another_kind_are_passed_over_where_several_tables_are_trained(capsys):
+    detection, masks = find('fine/table6') + find('fine/table7-instance')
+    items = train.plan([detection, masks], None, Settings(dataset='bccd'))
+    assert [item.row.name for item in items] == ['dwconv', 'max', 'avg']
+    assert capsys.readouterr().out.count('passed over: ') == 2
+    with pytest.raises(UsageError, match="of masks, and the data layer 'bccd'"):
+        train.plan([masks], None, Settings(dataset='bccd'))

@@ -8,10 +8,14 @@ from mmengine.config import Config, ConfigDict
 
 from mmscale.paths import config_root
 
-__all__ = ['data_layers', 'resize_images', 'swap_dataset']
+__all__ = ['WrongKindError', 'data_layers', 'resize_images', 'swap_dataset']
 
 SPLITS = ('train', 'val', 'test')
 CLASS_COUNTS = ('num_classes', 'num_things_classes', 'num_stuff_classes')
+
+
+class WrongKindError(ValueError):
+    """A data layer without the annotations that a row trains on."""
 
 
 def data_layers() -> list[str]:
@@ -103,7 +107,7 @@ def _check_annotations(pipeline: list, layers: list, name: str) -> None:
     """The layer has what the pipeline loads; an evaluator of the layer gets the ground truth that it reads."""
     wanted, had = _annotations(pipeline), _annotations(layers)
     if wanted and had and (ours := _kind(pipeline)) != (theirs := _kind(layers)):
-        raise ValueError(f"the row is of {ours}, and the data layer '{name}' of {theirs}")
+        raise WrongKindError(f"the row is of {ours}, and the data layer '{name}' of {theirs}")
     if not wanted and had:  # before the step that packs
         pipeline.insert(len(pipeline) - 1, deepcopy(had[0]))
 

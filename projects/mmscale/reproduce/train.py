@@ -158,6 +158,9 @@ class Item:
 def plan(tables: list[Table], rows: list[str] | None, settings: 'Settings') -> list[Item]:
     """The rows, with configs that were checked; says what ``--from-scratch`` left out of them.
 
+    Of several tables, rows that train on annotations which the data layer does not have (masks) are named and passed
+    over: all of a paper on a data set of boxes is what its detectors reach there.
+
     Args:
         tables (list[Table]): The tables.
         rows (list[str] | None): Names of the rows; None for all that can run.
@@ -169,6 +172,7 @@ def plan(tables: list[Table], rows: list[str] | None, settings: 'Settings') -> l
     from mmscale.engine.cli import UsageError
 
     from .config import row_config
+    from .dataset import WrongKindError
 
     items, dropped = [], {}
     for table in tables:
@@ -176,6 +180,9 @@ def plan(tables: list[Table], rows: list[str] | None, settings: 'Settings') -> l
             try:
                 cfg = row_config(table, row, settings)
             except ValueError as error:
+                if len(tables) > 1 and isinstance(error.__cause__, WrongKindError):
+                    print(f'passed over: {error}')
+                    continue
                 raise UsageError(str(error)) from error
             if lines := cfg.get('reproduce_from_scratch'):
                 dropped.setdefault('; '.join(lines), []).append(row.name)
