@@ -157,7 +157,7 @@ def test_markdown_states_where_it_comes_from(results):
         '| experiment | `bccd-2e-scratch`: dataset bccd, epochs 2, from_scratch yes, amp no |',
         '| finished | 7 runs of 3 rows, 2026-01-01T10:00:00 to 2026-01-03T10:00:00 |',
         '| code | abcdef123456 |',
-        '| environment | python 3.11.9; torch 2.13.0; device cpu; hostname a |',
+        '| environment | python 3.11.9; torch 2.13.0; device cpu |',
     ):
         assert line in text
     assert 'Before comparing' not in text

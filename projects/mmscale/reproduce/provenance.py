@@ -68,7 +68,7 @@ def _of_code(runs: Sequence[dict]) -> Iterator[str]:
     elif any((run.get('git') or {}).get('dirty') for run in runs):
         yield 'the code had changes that were not committed'
     for key, values in environments(runs).items():
-        if len(values) > 1 and key not in UNIMPORTANT:
+        if len(values) > 1:
             yield f'the runs were made with more than one {key}: {", ".join(map(str, values))}'
 
 
@@ -83,11 +83,12 @@ def revisions(runs: Iterable[dict]) -> dict[str, int]:
 
 
 def environments(runs: Iterable[dict]) -> dict[str, list]:
-    """The values that were seen of every entry of the environment."""
+    """The values that were seen of every entry of the environment that matters."""
     seen: dict[str, dict[str, Any]] = {}
     for run in runs:
         for key, value in (run.get('environment') or {}).items():
-            seen.setdefault(key, {})[json.dumps(value, sort_keys=True)] = value
+            if key not in UNIMPORTANT:
+                seen.setdefault(key, {})[json.dumps(value, sort_keys=True)] = value
     return {key: [value for _, value in sorted(values.items())] for key, values in seen.items()}
 
 
