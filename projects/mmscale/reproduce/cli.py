@@ -146,7 +146,8 @@ def complexity(args: argparse.Namespace) -> None:
     print(text)
     if args.out:
         command = f'python tools/reproduce.py complexity {args.target} --out {args.out}'
-        write_text(args.out, f'<!-- Made by: {command} -->\n\n{text}\n')
+        title = f"# {args.target}: parameters and operations beside the paper's"
+        write_text(args.out, f'{title}\n\nMade by `{command}`. Conventions: docs/analysis.md.\n\n{text}\n')
     if args.json:
         write_json(args.json, [to_json(table, counted[table.name]) for table in tables])
     failed = [f'{table.name}/{cost.row.name}' for table in tables for cost in counted[table.name] if cost.error]

@@ -198,16 +198,25 @@ def _notes(costs: Sequence[Cost]) -> list[str]:
 
 
 def _unknown(costs: Sequence[Cost]) -> list[str]:
-    """Operators without a formula, with their calls; rows that have the same share a line."""
-    groups: dict[tuple, list[str]] = {}
+    """Operators without a formula, with their calls; rows that have the same operators share a line.
+
+    A RoI extractor calls its operator once per level that has proposals, which depends on the random weights: a range.
+    """
+    groups: dict[tuple[str, ...], list[Cost]] = {}
     for cost in costs:
         if cost.result and cost.result['unknown']:
-            groups.setdefault(tuple(cost.result['unknown'].items()), []).append(cost.row.label)
+            groups.setdefault(tuple(sorted(cost.result['unknown'])), []).append(cost)
     lines = []
-    for unknown, labels in groups.items():
-        calls = ', '.join(f'{name} ({number} call{"s" if number > 1 else ""})' for name, number in unknown)
-        lines.append(f'- Not counted: {calls}' + ('' if len(groups) == 1 else f': {"; ".join(labels)}'))
+    for names, members in groups.items():
+        calls = ', '.join(f'{name} ({_calls([cost.result["unknown"][name] for cost in members])})' for name in names)
+        rows = '' if len(groups) == 1 else f': {"; ".join(cost.row.label for cost in members)}'
+        lines.append(f'- Not counted: {calls}{rows}')
     return lines
+
+
+def _calls(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return (f'{low}' if low == high else f'{low} to {high}') + (' call' if high == 1 else ' calls')
 
 
 def to_json(table: Table, costs: Sequence[Cost]) -> dict[str, Any]:
