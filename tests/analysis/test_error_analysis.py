@@ -149,6 +149,7 @@ def test_from_weights(tmp_path, capsys):
     config = tmp_path / 'tiny.py'
     config.write_text(fill_config(tmp_path / 'data', extra=f'work_dir = {str(tmp_path / "work")!r}'))
     cfg = load_config(str(config))
+    cfg.experiment_name = 'weights'  # runners of one name and one second share a logger and its level
     torch.manual_seed(0)
     model = Runner.from_cfg(cfg).model
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'tiny.pth')
