@@ -274,6 +274,30 @@ def test_submitit_runs_a_job_and_queues_it_again_when_preempted(make_job, tmp_pa
     assert job.run.read('run.json')['gpus'] == '-1'
 
 
+def test_a_preemption_while_the_run_starts_leaves_no_process(make_job, monkeypatch):
+    """Its exception once came before anybody knew the child, which then held the lock and went on alone."""
+    started, popen = [], process.subprocess.Popen
+
+    def preempted(*args, **options):
+        started.append(popen(*args, **options))
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return started[0]
+
+    def end(number, frame):
+        raise SystemExit(-1)  # as submitit does after checkpoint()
+
+    before = signal.signal(signal.SIGUSR2, end)
+    try:
+        monkeypatch.setattr(process.subprocess, 'Popen', preempted)
+        job = make_job('time.sleep(60)')
+        with pytest.raises(SystemExit):
+            executors.RunTask()(job)
+        assert signal.getsignal(signal.SIGUSR2) is end
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert started[0].poll() is not None and job.run.lock().holder() is None
+
+
 def test_task_hands_back_why_it_failed(make_job):
     assert executors.RunTask()(make_job('raise OSError("disk full")')) == ('failed', 'OSError: disk full')
 

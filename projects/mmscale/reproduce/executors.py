@@ -13,6 +13,9 @@ Both take a job when there is room, and hand back what became of it:
 
 import os
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +25,7 @@ from .process import Job, Outcome, RunProcess, python_path
 __all__ = ['LocalExecutor', 'RunTask', 'SubmititExecutor', 'deal_gpus', 'parse_minutes', 'visible_gpus']
 
 HIDDEN = '-1'  # CUDA_VISIBLE_DEVICES of a run that shall see no GPU
+ENDING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)  # by a queue, a user, the system
 GENERAL = ('mem_gb', 'stderr_to_stdout')  # submitit's names that hold for any cluster
 CORES_PER_GPU = 4  # our choice for a queue's job: the training, two loaders and one to spare
 REQUEUES = 100  # how often a job that ran out of time goes on: it resumes, so that every time brings it further
@@ -140,6 +144,20 @@ def child_environment(slot: str | None, jobs: int = 1) -> dict[str, str]:
     return env
 
 
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Hold back what may end this process while a child is being started, which nobody would end otherwise."""
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda caught, _: held.append(caught)) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in held:
+            os.kill(os.getpid(), number)
+
+
 class RunTask:
     """A job as submitit runs it, on whichever machine: under the run's lock, and queued again when preempted."""
 
@@ -149,11 +167,14 @@ class RunTask:
         Returns:
             tuple[str, str]: ``kind`` and ``error`` of the outcome.
         """
-        process = RunProcess(job, child_environment(None if job.gpus else HIDDEN))
+        process = None
         try:
+            with signals_later():
+                process = RunProcess(job, child_environment(None if job.gpus else HIDDEN))
             outcome = process.wait()
         finally:  # preemption ends this process by an exception, after checkpoint()
-            process.end()
+            if process is not None:
+                process.end()
         return outcome.kind, outcome.error
 
     def checkpoint(self, job: Job) -> Any:
