@@ -64,6 +64,15 @@ def gradients_of_the_points(radius):
     return module.offset.weight.grad.reshape(4, -1)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_moves_no_point(dtype):
+    """On a wide map, where a rounded coordinate is off by a good part of a pixel."""
+    values, offsets = torch.randn(1, 2, 4, 100).to(dtype), torch.randn(1, 8, 8, 200).to(dtype)
+    sampled = sample_mean(values, offsets)
+    assert sampled.dtype is dtype
+    torch.testing.assert_close(sampled, sample_mean(values.float(), offsets.float()).to(dtype))
+
+
 def test_points_on_a_ring_learn_apart():
     """At one place they would get one gradient, and stay together."""
     together, ring = gradients_of_the_points(0.0), gradients_of_the_points(0.5)

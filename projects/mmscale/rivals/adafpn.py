@@ -46,17 +46,20 @@ def sample_mean(values: Tensor, offsets: Tensor) -> Tensor:
 
     Returns:
         Tensor: ``(B, C, H, W)``. Zero offsets make it ``F.interpolate(..., mode='bilinear', align_corners=False)``.
+
+    Points are computed in single precision at least, whatever the maps have: bfloat16 rounds them by up to half a pixel
+    on a map of 200.
     """
     height, width = offsets.shape[-2:]
     center_x = torch.arange(width, device=offsets.device) + 0.5
     center_y = (torch.arange(height, device=offsets.device) + 0.5)[:, None]
-    points = offsets.float().unflatten(1, (-1, 2)).unbind(1)
-    total = 0
+    exact, total = values.to(torch.promote_types(values.dtype, torch.float32)), 0
+    points = offsets.to(exact.dtype).unflatten(1, (-1, 2)).unbind(1)
     for point in points:
         x, y = (point[:, 0] + center_x) * (2 / width) - 1, (point[:, 1] + center_y) * (2 / height) - 1
-        grid = torch.stack((x, y), dim=-1).to(values.dtype)
-        total = total + F.grid_sample(values, grid, mode='bilinear', padding_mode='border', align_corners=False)
-    return total / len(points)
+        grid = torch.stack((x, y), dim=-1).to(exact.dtype)  # an exported arange is double
+        total = total + F.grid_sample(exact, grid, mode='bilinear', padding_mode='border', align_corners=False)
+    return (total / len(points)).to(values.dtype)
 
 
 class AdaptiveUpsampling(BaseModule):
