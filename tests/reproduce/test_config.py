@@ -292,3 +292,16 @@ def test_settings_reach_the_config():
         row_config(ablation, wrapped, Settings(amp=True))
     with pytest.raises(ValueError, match='--cfg-options: .*train_dataloader.bach_size'):
         row_config(ablation, ablation.row('heads4'), Settings(cfg_options={'train_dataloader.bach_size': 1}))
+
+
+def test_a_backbones_classes_are_its_classifiers(cfg):
+    cfg.model.backbone.num_classes = 1000
+    swap_dataset(cfg, 'bccd')
+    assert cfg.model.backbone.num_classes == 1000 and cfg.model.roi_head.bbox_head.num_classes == 3
+
+
+def test_the_last_epoch_counts_and_a_kill_loses_no_checkpoint():
+    """Not the best epoch's weights; and two are kept, since mmengine removes one before it writes the next."""
+    ablation = table('fine/small-fcos')
+    hook = row_config(ablation, ablation.row('fine')).default_hooks.checkpoint
+    assert 'save_best' not in hook and hook.max_keep_ckpts == 2 and hook.save_last and hook.interval == 1
