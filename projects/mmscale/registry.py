@@ -14,7 +14,7 @@ from mmengine.registry import Registry
 
 __all__ = ['DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'TRANSFORMS']
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmscale', locations=['mmscale.fine', 'mmscale.rivals'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmscale', locations=['mmscale.fine', 'mmscale.rivals', 'mmscale.rtdetr'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmscale', locations=['mmscale.datasets'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmscale', locations=['mmscale.datasets'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmscale', locations=['mmscale.evaluation'])

@@ -1,5 +1,8 @@
 """Building blocks that two or more papers use."""
 
 from .fpn import TopDownFPN
+from .init import init_as_torch
+from .rep_vgg import RepVGGBlock
+from .reparam import fold_norm, reparameterize
 
-__all__ = ['TopDownFPN']
+__all__ = ['RepVGGBlock', 'TopDownFPN', 'fold_norm', 'init_as_torch', 'reparameterize']
