@@ -107,14 +107,14 @@ class RTDETRDecoder(BaseModule):
         Returns:
             tuple[list[Tensor], list[Tensor]]: Queries ``(B, Q, C)`` and boxes ``(B, Q, 4)`` of every layer in use.
         """
-        states, boxes = [], []
+        states, boxes, previous = [], [], references
         for i in range(self.num_layers if self.training else self.num_eval_layers):
             position = self.query_pos_head(references)
             query = self.layers[i](query, position, references, memory, shapes, attn_mask)
             offsets = reg_branches[i](query)
             refined = (offsets + inverse_sigmoid(references)).sigmoid()
             # The same values; in training with a gradient for the boxes of the layer before (look forward twice).
-            twice = (offsets + inverse_sigmoid(previous)).sigmoid() if self.training and i else refined
+            twice = (offsets + inverse_sigmoid(previous)).sigmoid() if self.training else refined
             previous = refined
             references = refined.detach()
             states.append(query)

@@ -2,11 +2,11 @@
 
 Paper: "DETRs Beat YOLOs on Real-time Object Detection" (Zhao et al., CVPR 2024), fig. 4.
 
-    image -- backbone -- neck (the hybrid encoder) -- 1x1 per level --+-- memory -------------------------+
-                                                                      |                                   v
-                                                                      +-- proposals -- top-Q queries --> decoder --> head
-                                                                                              ^
-                                                        (training) denoising queries ---------+
+    image -- backbone -- neck (hybrid encoder) -- 1x1 per level --+-- memory ----------------------+
+                                                                  |                                v
+                                                                  +-- proposals -- top queries -- decoder -- head
+                                                                                       ^
+                                                    (training) denoising queries ------+
 
 Any backbone and neck of MMDetection's form works: the number of levels and their widths are the neck's, the strides
 those of its maps.
