@@ -2,7 +2,7 @@
 
 There is no paper: Baidu published code and weights in PaddleClas (``pp_hgnet_v2.py``, Apache-2.0). RT-DETR
 (github.com/lyuwenyu/RT-DETR, Apache-2.0) calls B4, B5 and B6 L, X and H; D-FINE (github.com/Peterande/D-FINE,
-Apache-2.0) uses B0 to B5. All of them agree in what is computed:
+Apache-2.0) uses B0, B2, B4 and B5. All of them agree in what is computed:
 
     stem     3x3/2 --+-- 2x2 -- 2x2 --+-- concatenate -- 3x3/2 -- 1x1        2x2 with one row and column of zeros
                      +-- 2x2 max -----+                                      on the right and below

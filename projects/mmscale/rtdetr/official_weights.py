@@ -64,7 +64,8 @@ class OfficialWeights(BaseModule):
 
     def _check_complete(self, source: str, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Refuse weights that do not fill the backbone; batch norm's counters may be absent, as in frozen ones."""
-        given = {key[len(prefix) :]: value.shape for key, value in state_dict.items() if key.startswith(prefix)}
+        # What is no tensor has no shape: the entries of a whole training checkpoint, for one.
+        given = {k[len(prefix) :]: getattr(v, 'shape', None) for k, v in state_dict.items() if k.startswith(prefix)}
         own = {key: value.shape for key, value in self.state_dict().items()}
         missing = [key for key in own if key not in given and not key.endswith('num_batches_tracked')]
         reshaped = [

@@ -8,7 +8,7 @@ github.com/lyuwenyu/RT-DETR, Apache-2.0) is what "official" means here.
 MMDetection's ``ResNetV1d`` is this network for the depths 50, 101 and 152. At 18 and 34 one thing differs: the official
 code gives the first block of *every* stage a projected short cut, MMDetection only where the shape changes. In stage 1
 of a network of basic blocks it does not (64 channels, stride 1), so there the official network has one 1x1 convolution
-with batch norm more. PaddleClas, whose ImageNet weights are used, has it as well.
+with batch norm more; so do the ImageNet weights that it loads, which come from PaddleClas.
 """
 
 import torch.nn as nn
