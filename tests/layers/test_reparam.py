@@ -35,6 +35,11 @@ def test_a_folded_norm_is_the_convolution_and_its_norm(groups):
     assert not kernel.requires_grad
 
 
+def test_only_a_batch_norm_can_be_folded():
+    with pytest.raises(TypeError, match='a GroupNorm cannot be folded into a convolution: only batch norms can'):
+        reparameterize(RepVGGBlock(4, norm_cfg=dict(type='GN', num_groups=2)))
+
+
 def test_a_rep_vgg_block_adds_its_branches():
     block = stirred(RepVGGBlock(4))
     x = torch.randn(2, 4, 6, 7)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
 
 from mmscale.rtdetr.deformable_attention import MultiScaleDeformableAttention, sample_levels
 
@@ -77,6 +77,24 @@ def test_sampling_is_mmcvs():
         value, torch.tensor(SHAPES), locations, weights.unflatten(-1, (2, 3)).contiguous()
     )
     torch.testing.assert_close(sample_levels(value, SHAPES, locations, weights), theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_the_kernel_of_gpus_gets_what_it_takes(monkeypatch):
+    """MMCV's CUDA kernel, for which its PyTorch form stands in here, knows the levels by tensors."""
+
+    def kernel(value, sizes, starts, locations, weights, step):
+        assert {x.dtype for x in (value, locations, weights)} == {torch.float32}
+        assert sizes.tolist() == [[4, 6], [2, 3]] and starts.tolist() == [0, 24]
+        assert all(x.is_contiguous() for x in (value, locations, weights))
+        return multi_scale_deformable_attn_pytorch(value, sizes, locations, weights)
+
+    monkeypatch.setattr(MultiScaleDeformableAttnFunction, 'apply', kernel)
+    module, generator = attention().float(), torch.Generator().manual_seed(0)
+    value = torch.randn(2, 30, 2, 4, generator=generator)
+    locations = torch.rand(2, 5, 2, 2, 3, 2, generator=generator)
+    weights = torch.rand(2, 5, 2, 6, generator=generator)
+    expected = sample_levels(value, SHAPES, locations, weights)
+    torch.testing.assert_close(module._attend_by_kernel(value, SHAPES, locations, weights), expected)
 
 
 def test_images_of_a_batch_do_not_meet():

@@ -130,6 +130,17 @@ def test_statistics_of_norms_start_at_zero_and_one(model):
             assert value.eq(float(name.endswith('running_var'))).all(), name
 
 
+def test_the_decoders_layers_start_alike_and_the_heads_do_not(model):
+    """The official code copies one decoder layer, and draws every head on its own."""
+    first, *others = model.decoder.layers
+    for layer in others:
+        for (name, value), other in zip(layer.named_parameters(), first.parameters(), strict=True):
+            assert value.equal(other) and value is not other, name
+    for branches in (model.bbox_head.cls_branches, [branch[0] for branch in model.bbox_head.reg_branches]):
+        drawn = torch.stack([branch.weight.flatten()[:64] for branch in branches])
+        assert len(drawn.unique(dim=0)) == len(drawn) == 4
+
+
 @pytest.mark.parametrize(
     ('part', 'spoil'),
     [

@@ -31,7 +31,10 @@ def test_proposals_at_the_border_are_not_used():
     assert logits[~valid.expand_as(logits)].isposinf().all() and logits[valid.expand_as(logits)].isfinite().all()
 
 
-@pytest.mark.parametrize(('size', 'strides'), [((128, 160), [8, 16, 32]), ((97, 131), [8, 16, 32])])
+@pytest.mark.parametrize(
+    ('size', 'strides'),
+    [((128, 160), [8, 16, 32]), ((97, 131), [8, 16, 32]), ((40, 97), [8, 16, 32]), ((97, 40), [8, 16, 32])],
+)
 def test_strides_are_read_from_the_maps(size, strides):
     model = small.detector().eval()
     image = small.images(1, size)

@@ -7,6 +7,7 @@ operations. :func:`reparameterize` asks every block of a model that has one.
 import copy
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 __all__ = ['fold_norm', 'reparameterize']
@@ -50,7 +51,12 @@ def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
     Returns:
         tuple[Tensor, Tensor]: ``(O, I / groups, K, K)`` and ``(O,)``, without gradient.
+
+    Raises:
+        TypeError: If the norm is no batch norm: only that one is linear in evaluation mode.
     """
+    if not isinstance(norm, _BatchNorm):
+        raise TypeError(f'a {type(norm).__name__} cannot be folded into a convolution: only batch norms can')
     kernel, bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )

@@ -44,7 +44,8 @@ class RTDETRDecoder(BaseModule):
             for the position's layers (Xavier uniform) and MMCV's start of the deformable attention.
 
     Raises:
-        ValueError: If ``num_eval_layers`` is not from 1 to ``num_layers``.
+        ValueError: If ``num_eval_layers`` is not from 1 to ``num_layers``, or ``num_heads`` does not divide
+            ``embed_dims``.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class RTDETRDecoder(BaseModule):
         super().__init__(init_cfg)
         if num_eval_layers is not None and not 1 <= num_eval_layers <= num_layers:
             raise ValueError(f'num_eval_layers={num_eval_layers} must be from 1 to num_layers={num_layers}')
+        if embed_dims % num_heads:
+            raise ValueError(f'embed_dims={embed_dims} of the decoder must be a multiple of num_heads={num_heads}')
         self.embed_dims = embed_dims
         self.num_levels = num_levels
         self.num_layers = num_layers
@@ -77,10 +80,12 @@ class RTDETRDecoder(BaseModule):
         )
 
     def init_weights(self) -> None:
-        """The official start of every weight."""
+        """The official start of every weight; the layers start as copies of one."""
         init_as_torch(self)
-        for layer in self.layers:
-            layer.cross_attn.init_weights()
+        first, *others = self.layers
+        first.cross_attn.init_weights()
+        for layer in others:
+            layer.load_state_dict(first.state_dict())
         for linear in (self.query_pos_head[0], self.query_pos_head[2]):
             nn.init.xavier_uniform_(linear.weight)
         super().init_weights()

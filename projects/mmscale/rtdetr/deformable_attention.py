@@ -94,9 +94,9 @@ def sample_levels(value: Tensor, shapes: Sequence[tuple[int, int]], locations: T
     grid = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B * M, Q, P, 2)
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, C / M, S)
     sampled = [
-        F.grid_sample(part.unflatten(-1, shape).to(grid.dtype), points, align_corners=False)
+        F.grid_sample(part.view(*part.shape[:2], *shape).to(grid.dtype), points, align_corners=False)
         for part, shape, points in zip(maps.split([h * w for h, w in shapes], dim=-1), shapes, grid, strict=True)
     ]  # (B * M, C / M, Q, P) each
     weights = weights.to(grid.dtype).transpose(1, 2).reshape(batch * heads, 1, queries, -1)
     attended = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (B * M, C / M, Q)
-    return attended.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(value.dtype)
+    return attended.view(batch, -1, queries).transpose(1, 2).to(value.dtype)

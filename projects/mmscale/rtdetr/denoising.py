@@ -95,7 +95,8 @@ class ContrastiveDenoising(CdnQueryGenerator):
 
 def _over_padded_size(sample):
     """The sample with the padded size for the image's, which MMDetection's generator divides the boxes by."""
-    height, width = sample.metainfo['batch_input_shape']
+    meta = sample.metainfo
+    height, width = meta.get('batch_input_shape', meta['img_shape'])
     boxes = sample.gt_instances.bboxes
     padded = type(sample)(metainfo=dict(img_shape=(height, width)))
     padded.gt_instances = InstanceData(bboxes=boxes, labels=sample.gt_instances.labels)

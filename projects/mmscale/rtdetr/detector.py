@@ -72,7 +72,8 @@ class RTDETR(DetectionTransformer):
         data_preprocessor: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        check_options('decoder', RTDETRDecoder, decoder, reserved=('num_levels',))
+        _check_part('decoder', RTDETRDecoder, decoder, derived=('num_levels',))
+        _refuse_derived('bbox_head', bbox_head, ('num_pred_layer', 'share_pred_layer', 'as_two_stage'))
         self.dn_cfg = dn_cfg
         self.box_all_proposals = box_all_proposals
         layers = decoder.get('num_layers', 6)
@@ -103,8 +104,8 @@ class RTDETR(DetectionTransformer):
         self.memory_proj = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.dn_query_generator = None
         if self.dn_cfg is not None:
-            reserved = ('num_classes', 'embed_dims', 'num_matching_queries')
-            check_options('dn_cfg', ContrastiveDenoising, self.dn_cfg, reserved=reserved)
+            derived = ('num_classes', 'embed_dims', 'num_matching_queries')
+            _check_part('dn_cfg', ContrastiveDenoising, self.dn_cfg, derived)
             self.dn_query_generator = ContrastiveDenoising(
                 num_classes=self.bbox_head.num_classes,
                 embed_dims=channels,
@@ -197,7 +198,7 @@ class RTDETR(DetectionTransformer):
         query, logits = _rows(proposals, best), _rows(logits, best)
         box_branch = self.bbox_head.reg_branches[encoder]
         offsets = _rows(box_branch(proposals), best) if self.box_all_proposals else box_branch(query)
-        boxes = (offsets + _rows(anchors.expand(len(memory), -1, -1), best)).sigmoid()
+        boxes = (offsets + _rows(anchors.expand(memory.shape[0], -1, -1), best)).sigmoid()
         decoder_inputs = dict(query=query.detach(), references=boxes.detach())
         if not self.training:
             return decoder_inputs, {}
@@ -236,8 +237,27 @@ def _rows(x: Tensor, places: Tensor) -> Tensor:
 
 
 def strides_of(maps: tuple[Tensor, ...], batch_inputs: Tensor) -> list[int]:
-    """The strides of maps ``(B, C_i, H_i, W_i)`` of a batch ``(B, 3, H, W)``, as powers of two."""
-    return [2 ** round(math.log2(int(batch_inputs.shape[-1]) / int(x.shape[-1]))) for x in maps]
+    """The strides of maps ``(B, C_i, H_i, W_i)`` of a batch ``(B, 3, H, W)``, as powers of two.
+
+    By the longer side, of which the last, ragged position is the smaller share.
+    """
+
+    def side(x: Tensor) -> int:
+        return max(int(x.shape[-2]), int(x.shape[-1]))
+
+    return [2 ** round(math.log2(side(batch_inputs) / side(x))) for x in maps]
+
+
+def _check_part(name: str, cls: type, options: dict, derived: tuple[str, ...]) -> None:
+    """Refuse options of a part that it does not take, or that the detector derives."""
+    check_options(name, cls, options, reserved=derived)
+    _refuse_derived(name, options, derived)
+
+
+def _refuse_derived(name: str, options: dict, derived: tuple[str, ...]) -> None:
+    for option in derived:
+        if option in options:
+            raise ValueError(f'{name}.{option}={options[option]!r} cannot be set: the detector knows it')
 
 
 def _widths_of(neck: nn.Module) -> list[int]:

@@ -11,7 +11,7 @@ IoUs and losses are in single precision under mixed precision.
 
 import torch
 from mmdet.models.dense_heads import DINOHead
-from mmdet.models.losses import QualityFocalLoss
+from mmdet.models.losses import QualityFocalLoss, VarifocalLoss
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import reduce_mean
@@ -43,6 +43,9 @@ class RTDETRHead(DINOHead):
         sync_cls_avg_factor (bool): Whether the number of objects that classes are averaged over is that of all
             processes. Defaults to True.
         **kwargs: As MMDetection's ``DINOHead``; the detector sets ``num_pred_layer`` and ``as_two_stage``.
+
+    Raises:
+        ValueError: If the class loss is one over all classes together (softmax), or MMDetection's ``VarifocalLoss``.
     """
 
     def __init__(
@@ -64,6 +67,11 @@ class RTDETRHead(DINOHead):
             sync_cls_avg_factor=sync_cls_avg_factor,
             **kwargs,
         )
+        if not self.loss_cls.use_sigmoid or isinstance(self.loss_cls, VarifocalLoss):
+            raise ValueError(
+                f'loss_cls={loss_cls} does not fit RTDETRHead: a class loss is told a label per query, or label and '
+                'IoU, and has use_sigmoid=True, as mmscale.IoUVarifocalLoss, mmdet.QualityFocalLoss or mmdet.FocalLoss'
+            )
 
     def init_weights(self) -> None:
         """PyTorch's own; classes start at 1 %, box offsets at zero."""
@@ -185,7 +193,7 @@ class RTDETRHead(DINOHead):
         self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
     ) -> InstanceData:
         """One image: ``(Q, K)`` and ``(Q, 4)``."""
-        count = min(self.test_cfg.get('max_per_img', len(cls_score)), cls_score.numel())
+        count = min((self.test_cfg or {}).get('max_per_img', len(cls_score)), cls_score.numel())
         scores, places = cls_score.float().sigmoid().flatten().topk(count)
         queries, labels = places // self.num_classes, places % self.num_classes
         boxes = bbox_cxcywh_to_xyxy(bbox_pred.float())[queries] * _sizes([_with_padded_size(img_meta)], bbox_pred)

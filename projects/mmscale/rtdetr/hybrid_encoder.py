@@ -95,7 +95,7 @@ class AIFI(BaseModule):
         position = position.to(tokens.dtype)
         for layer in self.layers:
             tokens = layer(tokens, position)
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        return tokens.transpose(1, 2).view(x.shape)
 
 
 class TransformerEncoderLayer(nn.Module):

@@ -1,0 +1,11 @@
+_base_ = './rtdetr_r50_8xb2-72e_coco.py'
+
+model = dict(
+    backbone=dict(
+        depth=101,
+        init_cfg=dict(
+            checkpoint='https://github.com/lyuwenyu/storage/releases/download/v0.1/'
+            'ResNet101_vd_ssld_pretrained_from_paddle.pth')),
+    neck=dict(out_channels=384, aifi=dict(feedforward_channels=2048)))
+
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.01)}))
