@@ -45,8 +45,10 @@ class Detector:
 
     @property
     def name(self) -> str:
-        """str: The config's file name without its suffix."""
-        return Path(str(self.cfg.filename or self.cfg.model.type)).stem
+        """str: The config's file name without its suffix; the type of the model where there is no file."""
+        if not self.cfg.filename:
+            return str(self.cfg.model.type).rpartition('.')[-1]
+        return Path(self.cfg.filename).stem
 
 
 @dataclass
