@@ -5,7 +5,10 @@ and how it stands in a detector, and it is tested with the rest.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from torch import nn
 
 from mmscale.registry import MODELS
 
@@ -25,10 +29,38 @@ class Contract:
     """What one component takes and returns, for a batch of two images of 96x128."""
 
     cfg: dict
-    inputs: list  # shapes without the batch; one nested list where forward takes a sequence of maps
+    inputs: list | Callable  # shapes without the batch (a nested list: a sequence of maps), or what makes the arguments
     outputs: list  # shapes of the maps that come back
-    neck: dict  # the neck of a detector in which the component works
+    detector: dict | Callable  # a neck, for an FCOS in which the component works; or what builds another detector
     no_gradient: str = r'(?!)'  # parameters whose gradient is zero by construction: a regular expression, and why
+    by_loss: str = r'(?!)'  # parameters that only the detector's losses reach: a regular expression
+    part: str = 'neck'  # the detector's part that holds the component
+    detections: int = 0  # of an image in which nothing is found; a detector without a threshold gives its worst
+
+    def build_detector(self, score_thr=0.05) -> nn.Module:
+        build = partial(fcos, self.detector) if isinstance(self.detector, dict) else self.detector
+        return build(score_thr=score_thr)
+
+
+def fcos(neck, score_thr=0.05):
+    """A small FCOS around the neck."""
+    return MMDET_MODELS.build(
+        dict(
+            type='FCOS',
+            backbone=dict(type='ResNet', depth=18, base_channels=8, norm_eval=False),
+            neck=neck,
+            bbox_head=dict(
+                type='FCOSHead',
+                num_classes=3,
+                in_channels=32,
+                feat_channels=32,
+                stacked_convs=1,
+                strides=[8, 16, 32, 64, 128],
+                norm_cfg=dict(type='GN', num_groups=4),
+            ),
+            test_cfg=dict(nms_pre=100, score_thr=score_thr, nms=dict(type='nms', iou_threshold=0.6), max_per_img=20),
+        )
+    )
 
 
 def align(type, no_gradient=r'(?!)', **options):
@@ -62,10 +94,76 @@ def fpn(type, no_gradient=r'(?!)', **options):
     )
 
 
+def rtdetr_parts():
+    """The configs of a small RT-DETR's parts, by name; widths 16, 32, 64 at strides 8 to 32."""
+    return dict(
+        backbone=dict(type='mmscale.ResNetVd', depth=18, base_channels=8, out_indices=(1, 2, 3)),
+        neck=dict(
+            type='mmscale.HybridEncoder',
+            in_channels=WIDTHS[1:],
+            out_channels=32,
+            aifi=dict(num_heads=2, feedforward_channels=32),
+        ),
+        decoder=dict(num_layers=2, embed_dims=32, num_heads=2, feedforward_channels=32),
+        bbox_head=dict(type='mmscale.RTDETRHead', num_classes=3, embed_dims=32),
+    )
+
+
+def rtdetr_cfg(parts=None, score_thr=None, max_per_img=20):
+    """A small RT-DETR; ``parts`` take the place of its own. It has no threshold (``score_thr``)."""
+    costs = [dict(type='mmdet.FocalLossCost', weight=2.0), dict(type='mmdet.BBoxL1Cost', weight=5.0)]
+    return dict(
+        type='mmscale.RTDETR',
+        **{**rtdetr_parts(), **(parts or {})},
+        num_queries=20,
+        dn_cfg=dict(group_cfg=dict(dynamic=True, num_dn_queries=4)),
+        train_cfg=dict(assigner=dict(type='mmdet.HungarianAssigner', match_costs=costs)),
+        test_cfg=dict(max_per_img=max_per_img),
+    )
+
+
+def rtdetr(parts=None, **options):
+    return MMDET_MODELS.build(rtdetr_cfg(parts, **options))
+
+
+def rtdetr_part(name, inputs, outputs, cfg=None, no_gradient=r'(?!)', **parts):
+    """A part of RT-DETR, in it."""
+    cfg = cfg or rtdetr_parts()[name]
+    detector = partial(rtdetr, {name: cfg, **parts})
+    return Contract(cfg, inputs, outputs, detector, no_gradient, part=name, detections=20)
+
+
+def encoder(type, no_gradient=r'(?!)', **options):
+    """RT-DETR's neck or a child of it, with strides 8 to 32."""
+    cfg = {**rtdetr_parts()['neck'], 'type': f'mmscale.{type}', **options}
+    return rtdetr_part('neck', [pyramid()], pyramid([32] * 3), cfg, no_gradient)
+
+
+def pyramid(widths=WIDTHS[1:], sizes=SIZES[1:]):
+    return [(c, *s) for c, s in zip(widths, sizes, strict=True)]
+
+
+def queries_and_boxes():
+    """What the head takes: content and boxes of 7 queries from two decoder layers."""
+    return [torch.randn(2, 7, 32) for _ in range(2)], [torch.rand(2, 7, 4) for _ in range(2)]
+
+
+def labels_and_ious():
+    """What the class loss takes: logits, labels and IoUs of two queries, one of them without an object."""
+    return torch.randn(2, 3, requires_grad=True), (torch.tensor([1, 3]), torch.rand(2))
+
+
+def images_and_samples():
+    """What a detector takes."""
+    return torch.randn(2, 3, 96, 128, requires_grad=True), [sample(2), sample(1)]
+
+
 # A bias on the keys adds the same to every score of a query, and the softmax takes it out again.
 KEY_BIAS = r'key\.\d\.bias$'
 # Offsets start at zero weights, which pass no gradient on to the layer before them until the first step is done.
 BEFORE_OFFSETS = r'^(align\.\d\.difference|adapt\.\d\.upsample\.guide)\.'
+# An affine block scales and shifts all channels alike; the batch norm after the next convolution takes that out again.
+AFFINE = r'lab\.(scale|bias)$'
 
 MODEL_CONTRACTS = {
     'FINE': align('FINE', KEY_BIAS),
@@ -78,6 +176,63 @@ MODEL_CONTRACTS = {
     'FaPN': fpn('FaPN', BEFORE_OFFSETS),
     'AdaFPN': fpn('AdaFPN', BEFORE_OFFSETS),
     'MGCFPN': fpn('MGCFPN'),
+    'ResNetVd': rtdetr_part('backbone', [(3, 96, 128)], pyramid()),
+    'HGNetV2': rtdetr_part(
+        'backbone',
+        [(3, 96, 128)],
+        pyramid([256, 512, 1024]),
+        dict(type='mmscale.HGNetV2', arch='B0'),
+        AFFINE,
+        neck={**rtdetr_parts()['neck'], 'in_channels': [256, 512, 1024]},
+    ),
+    'HybridEncoder': encoder('HybridEncoder'),
+    'FINEHybridEncoder': encoder('FINEHybridEncoder', KEY_BIAS),
+    'SNIHybridEncoder': encoder('SNIHybridEncoder'),
+    'FaPNHybridEncoder': encoder('FaPNHybridEncoder', BEFORE_OFFSETS),
+    'AdaFPNHybridEncoder': encoder('AdaFPNHybridEncoder', BEFORE_OFFSETS),
+    'MGCHybridEncoder': encoder('MGCHybridEncoder'),
+    'AIFI': Contract(
+        dict(type='mmscale.AIFI', channels=32, num_heads=2, feedforward_channels=32),
+        [(32, 3, 4)],
+        [(32, 3, 4)],
+        rtdetr,
+        part='neck.aifi',
+        detections=20,
+    ),
+    'RTDETRHead': Contract(
+        {**rtdetr_parts()['bbox_head'], 'num_pred_layer': 3, 'as_two_stage': True},  # which the detector sets
+        queries_and_boxes,
+        [(2, 7, 3), (2, 7, 4)],  # by layer and then by image, two of both
+        rtdetr,
+        by_loss=r'^reg_branches|^cls_branches\.2',  # the decoder calls the former, the query selection the latter
+        part='bbox_head',
+        detections=20,
+    ),
+    'RTDETR': Contract(
+        rtdetr_cfg(),
+        images_and_samples,
+        [(2, 28, 3), (2, 28, 4)],  # 8 denoising queries: of two groups, two images, a positive and a negative each
+        rtdetr,
+        by_loss=r'^memory_proj|_branches\.2',  # the decoder gets proposals without their history
+        part='',
+        detections=20,
+    ),
+    'IoUVarifocalLoss': Contract(
+        dict(type='mmscale.IoUVarifocalLoss', reduction='none'),
+        labels_and_ious,
+        [(3,)],
+        rtdetr,
+        part='bbox_head',
+        detections=20,
+    ),
+    'BatchResizeChoice': Contract(
+        dict(type='mmscale.BatchResizeChoice', sizes=[[48, 64]]),
+        images_and_samples,
+        [(3, 48, 64)],
+        rtdetr,
+        part='',
+        detections=20,
+    ),
 }
 
 
@@ -100,9 +255,9 @@ def batch_of_two(shapes):
     return tuple(batch_of_two(s) if isinstance(s, list) else torch.randn(2, *s) for s in shapes)
 
 
-def check_gradients(module, no_gradient):
+def check_gradients(module, no_gradient, by_loss=r'(?!)'):
     for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or re.search(by_loss, name):
             continue
         assert parameter.grad is not None, f'{name} has no gradient'
         assert parameter.grad.isfinite().all(), f'{name} has a gradient that is not finite'
@@ -119,56 +274,43 @@ def test_builds_from_a_config_in_mmdetections_registry(contract):
 
 def test_shapes_and_gradients(contract):
     module = MMDET_MODELS.build(contract.cfg)
-    outs = module(*batch_of_two(contract.inputs))
-    outs = [outs] if torch.is_tensor(outs) else list(outs)
+    arguments = contract.inputs() if callable(contract.inputs) else batch_of_two(contract.inputs)
+    outs = module(*arguments)
+    outs = [outs] if torch.is_tensor(outs) else [out for out in outs if torch.is_tensor(out)]
     assert [tuple(out.shape) for out in outs] == [(2, *shape) for shape in contract.outputs]
     sum((out * torch.randn_like(out)).sum() for out in outs).backward()
-    check_gradients(module, contract.no_gradient)
+    check_gradients(module, contract.no_gradient, contract.by_loss)
 
 
 @pytest.mark.parametrize('objects', [(2, 0), (0, 0)], ids=['one image empty', 'both empty'])
 def test_trains_with_images_without_objects(contract, objects):
-    model = detector(contract.neck)
+    model = contract.build_detector()
     inputs = torch.randn(2, 3, 96, 128)
     losses = model.loss(inputs, [sample(count) for count in objects])
     total = sum(value for loss in losses.values() for value in (loss if isinstance(loss, list) else [loss]))
     assert total.isfinite()
     total.backward()
-    check_gradients(model.neck, '' if not any(objects) else contract.no_gradient)
+    part = attrgetter(contract.part)(model) if contract.part else model
+    check_gradients(part, '' if not any(objects) else contract.no_gradient)
 
 
 def test_finds_nothing_without_failing(contract):
-    model = detector(contract.neck, score_thr=2.0).eval()
+    model = contract.build_detector(score_thr=2.0).eval()
     with torch.no_grad():
         results = model.predict(torch.randn(2, 3, 96, 128), [sample(0), sample(0)])
-    assert [len(result.pred_instances) for result in results] == [0, 0]
-
-
-def detector(neck, score_thr=0.05):
-    """A small FCOS around the neck."""
-    return MMDET_MODELS.build(
-        dict(
-            type='FCOS',
-            backbone=dict(type='ResNet', depth=18, base_channels=8, norm_eval=False),
-            neck=neck,
-            bbox_head=dict(
-                type='FCOSHead',
-                num_classes=3,
-                in_channels=32,
-                feat_channels=32,
-                stacked_convs=1,
-                strides=[8, 16, 32, 64, 128],
-                norm_cfg=dict(type='GN', num_groups=4),
-            ),
-            test_cfg=dict(nms_pre=100, score_thr=score_thr, nms=dict(type='nms', iou_threshold=0.6), max_per_img=20),
-        )
-    )
+    assert [len(result.pred_instances) for result in results] == [contract.detections] * 2
 
 
 def sample(objects):
     boxes = torch.tensor([[8.0, 8.0, 40.0, 30.0], [50.0, 20.0, 120.0, 90.0]])[:objects]
     out = DetDataSample(
-        metainfo=dict(img_shape=(96, 128), ori_shape=(96, 128), pad_shape=(96, 128), scale_factor=(1.0, 1.0))
+        metainfo=dict(
+            img_shape=(96, 128),
+            ori_shape=(96, 128),
+            pad_shape=(96, 128),
+            batch_input_shape=(96, 128),
+            scale_factor=(1.0, 1.0),
+        )
     )
     out.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2])[:objects])
     return out

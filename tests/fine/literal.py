@@ -22,10 +22,13 @@ def average_tokens(x, kernel):
     return torch.stack(rows, dim=-2)
 
 
-def project(linears, token):
-    """One token, ``(C,)``, through one linear map after the other."""
-    for linear in linears:
-        token = linear.weight @ token + linear.bias
+def project(layers, token):
+    """One token, ``(C,)``, through one linear map after the other, with GELU where a layer has no weight."""
+    for layer in layers:
+        if hasattr(layer, 'weight'):
+            token = layer.weight @ token + layer.bias
+        else:
+            token = 0.5 * token * (1 + torch.erf(token / math.sqrt(2)))
     return token
 
 

@@ -20,7 +20,7 @@ def maps(low=(6, 8), high=(3, 4), channels=32, batch=2):
     return torch.randn(batch, channels, *low), torch.randn(batch, channels, *high)
 
 
-@pytest.mark.parametrize('projections', ['single', 'double'])
+@pytest.mark.parametrize('projections', ['single', 'double', 'feedforward'])
 @pytest.mark.parametrize('num_heads', [1, 2, 32])
 def test_equals_the_literal_form(projections, num_heads):
     module = CrossLevelAttention(32, num_heads, projections)
@@ -28,11 +28,11 @@ def test_equals_the_literal_form(projections, num_heads):
     torch.testing.assert_close(module(low, high), literal.attention(module, low, high), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('projections, squares', [('single', 4), ('double', 8)])
-def test_weights_are_4_or_8_c_squared(projections, squares):
+@pytest.mark.parametrize('projections, squares, biases', [('single', 4, 4), ('double', 8, 8), ('feedforward', 8, 7)])
+def test_weights_are_4_or_8_c_squared(projections, squares, biases):
     module = CrossLevelAttention(256, projections=projections)
     assert sum(p.numel() for name, p in module.named_parameters() if name.endswith('weight')) == squares * 256**2
-    assert sum(p.numel() for name, p in module.named_parameters() if name.endswith('bias')) == squares * 256
+    assert sum(p.numel() for name, p in module.named_parameters() if name.endswith('bias')) == biases * 256
 
 
 def test_default_heads_are_16_wide():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmscale.fine import FINE
+from mmscale.fine.fine import MODULATIONS
 
 from . import literal
 
@@ -121,3 +122,20 @@ def test_width_that_does_not_match():
     low, _ = levels()
     with pytest.raises(ValueError, match='FINE was built for channels=32, but the high level has 64'):
         FINE(32)(low, torch.rand(2, 64, 6, 5))
+
+
+@pytest.mark.parametrize('modulation', ['residual', 'direct', 'none'])
+@pytest.mark.parametrize('kernel, ratio', [(1, 1), (1, 2), (2, 2), (1, 3)])
+def test_whole_regions_are_modulated_without_writing_the_map_down(modulation, kernel, ratio):
+    """Where regions are whole M stays coarse; the result, and the gradients, are those with M as a map."""
+    results = []
+    for whole in (True, False):
+        torch.manual_seed(0)
+        module = FINE(32, kernel=kernel, ratio=ratio, modulation=modulation)
+        low, high = torch.randn(2, 32, 12, 24, requires_grad=True), torch.randn(2, 32, 6, 12, requires_grad=True)
+        out = module(low, high) if whole else MODULATIONS[modulation](low, module.modulation_map(low, high))
+        assert out.is_contiguous() and out.shape == low.shape
+        (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+        results.append([out, high.grad, low.grad])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

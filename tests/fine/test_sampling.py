@@ -44,3 +44,17 @@ def test_depthwise_response_at_the_edge_is_scaled_by_the_valid_share():
 def test_unknown_operator():
     with pytest.raises(ValueError, match=r"down='median' is no sampling operator of FINE; choose one of \['avg'"):
         build_down('median', 8, 2)
+
+
+@pytest.mark.parametrize('kernel', [2, 3, 4])
+def test_whole_blocks_are_averaged_as_pytorchs_pooling_does(kernel):
+    """On a CPU in single precision they take another way, gradients too; another memory layout takes PyTorch's."""
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        x = torch.randn(2, 5, 12, 24).to(memory_format=memory_format).requires_grad_()
+        tokens = build_down('avg', 5, kernel)(x)
+        (tokens * torch.linspace(-1, 1, tokens.numel()).view(tokens.shape)).sum().backward()
+        results.append((tokens.contiguous(), x.grad.contiguous()))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)

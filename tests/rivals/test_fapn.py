@@ -100,3 +100,13 @@ def test_alignment_is_the_literal_one_gradients_too(groups):
     assert (results[0][0] > 0).float().mean() > 0.1, 'ReLU hides the comparison'
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_layout_does_not_matter():
+    """MMCV's kernel takes any map for a contiguous one; an encoder's attention leaves channels-last ones."""
+    module = stirred(FeatureAlignment(16, deform_groups=2), 0.1)
+    low, high = torch.randn(2, 16, 5, 6), torch.randn(2, 16, 5, 6)
+    expected = module(low, high)
+    last = dict(memory_format=torch.channels_last)
+    for inputs in ((low, high.to(**last)), (low.to(**last), high), (low.to(**last), high.to(**last))):
+        torch.testing.assert_close(module(*inputs), expected)

@@ -135,15 +135,15 @@ def test_exports_to_onnx(name, tmp_path):
         (
             'MGCFPN',
             dict(contexts=[4, 4]),
-            r'contexts=\[4, 4\] must be one whole number from 1 for each level of \[0, 1',
+            r'contexts=\[4, 4\] must be one whole number from 1 for each of the 4 levels',
         ),
         ('MGCFPN', dict(contexts=[4, 4, 4, 0]), r'contexts=\[4, 4, 4, 0\] must be one whole number from 1'),
         (
             'MGCFPN',
             dict(reasoning='gcn'),
-            r"reasoning='gcn' is unknown to MGCFPN: choose one of \('graph', 'pointwise'",
+            r"reasoning='gcn' is unknown to MGC: choose one of \('graph', 'pointwise'",
         ),
-        ('MGCFPN', dict(read='both'), r"read='both' is unknown to MGCFPN: choose one of \('own', 'all'\)"),
+        ('MGCFPN', dict(read='both'), r"read='both' is unknown to MGC: choose one of \('own', 'all'\)"),
     ],
 )
 def test_bad_config_is_one_sentence(cls, options, message):
@@ -161,8 +161,12 @@ def test_levels_may_repeat_and_stay_one():
 def test_defaults():
     assert list(neck(FaPN).align) == ['0', '1', '2'] and list(neck(AdaFPN).adapt) == ['1', '2']
     assert list(neck(AdaFPN, start_level=2, num_outs=3).adapt) == ['2']
-    assert neck(MGCFPN).contexts == [256, 192, 128, 64] and neck(MGCFPN, start_level=1).contexts == [256, 192, 128]
+    assert neck(MGCFPN).mgc.contexts == [256, 192, 128, 64] and neck(MGCFPN, start_level=1).mgc.contexts == [
+        256,
+        192,
+        128,
+    ]
     many = MGCFPN(in_channels=[4] * 6, out_channels=4, num_outs=6)
-    assert many.contexts == [256, 192, 128, 64, 64, 64]
+    assert many.mgc.contexts == [256, 192, 128, 64, 64, 64]
     assert neck(SNIFPN := NECKS['SNIFPN']).alpha == 0.25 and SNIFPN(WIDTHS, 8, 4, alpha=0.5).alpha == 0.5
     assert neck(FaPN, out_channels=64, **{**TABLE_2_FAPN, 'select_norm_cfg': None}).align['1'].conv.groups == 8

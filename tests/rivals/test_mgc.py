@@ -127,11 +127,13 @@ def test_laterals_are_the_literal_ones(read):
     """All parts together, one image: eqs. 1-6 and FPN's lateral convolutions."""
     module, inputs = mgc(read=read), maps(32, 32)
     with torch.no_grad():
-        own = [reason(r, collect(c, x[0])) for r, c, x in zip(module.reason, module.collect, inputs, strict=True)]
-        every = reason(module.reason_over_all, sum(own, []))
+        own = [
+            reason(r, collect(c, x[0])) for r, c, x in zip(module.mgc.reason, module.mgc.collect, inputs, strict=True)
+        ]
+        every = reason(module.mgc.reason_over_all, sum(own, []))
         laterals = module._laterals(inputs)
         start = 0
-        for level, (part, x) in enumerate(zip(module.distribute, inputs, strict=True)):
+        for level, (part, x) in enumerate(zip(module.mgc.distribute, inputs, strict=True)):
             read_here = every if read == 'all' else every[start : start + COUNTS[level]]
             start += COUNTS[level]
             slow = module.lateral_convs[level](x)[0] + distribute(part, x[0], read_here)
@@ -184,7 +186,7 @@ def test_only_the_levels_in_use_count():
     with torch.no_grad():
         a = module(inputs)
         b = module([torch.zeros_like(inputs[0]), *inputs[1:]])
-    assert module.global_context(inputs).shape == (1, sum(COUNTS[:3]), 32)
+    assert module.mgc.global_context(inputs[1:]).shape == (1, sum(COUNTS[:3]), 32)
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x, y)
 
@@ -192,12 +194,12 @@ def test_only_the_levels_in_use_count():
 def test_regulariser_by_hand():
     """Orthonormal entities cost nothing; twice as long ones (4 - 1)^2 each."""
     module = neck(MGCFPN, contexts=COUNTS)
-    torch.testing.assert_close(module.orthogonality(), torch.tensor(0.0), atol=1e-8, rtol=0)
+    torch.testing.assert_close(module.mgc.orthogonality(), torch.tensor(0.0), atol=1e-8, rtol=0)
     with torch.no_grad():
-        module.collect[2].entities.mul_(2)
-    torch.testing.assert_close(module.orthogonality(), torch.tensor(9.0 * COUNTS[2]))
-    module.orthogonality().backward()
-    assert (module.collect[2].entities.grad != 0).any()
+        module.mgc.collect[2].entities.mul_(2)
+    torch.testing.assert_close(module.mgc.orthogonality(), torch.tensor(9.0 * COUNTS[2]))
+    module.mgc.orthogonality().backward()
+    assert (module.mgc.collect[2].entities.grad != 0).any()
 
 
 def test_a_black_pixel_is_no_division_by_zero():

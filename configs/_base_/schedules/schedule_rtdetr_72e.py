@@ -6,10 +6,11 @@ rtdetr_train_pipeline = [
     dict(type='mmdet.PhotoMetricDistortion'),  # each of its distortions with probability 0.5
     dict(type='mmdet.Expand', mean=[0, 0, 0], ratio_range=(1, 4), prob=0.5),
     dict(type='mmscale.RandomIoUCrop', prob=0.8),
+    # keep_empty=False keeps images that are left without objects
     dict(type='mmdet.FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
     dict(type='mmdet.RandomFlip', prob=0.5),
     dict(type='mmdet.Resize', scale=(640, 640), keep_ratio=False),
-    dict(type='mmdet.FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),  # keep_empty=False keeps empty images
+    dict(type='mmdet.FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
     dict(type='mmdet.PackDetInputs')
 ]
 rtdetr_test_pipeline = [

@@ -1,7 +1,7 @@
 """FINE: "Context-Guided Semantic Alignment for Feature Fusion Networks" (Lee, Lee and Kang).
 
 Read in the paper's order: :mod:`.sampling` (4.2), :mod:`.attention` (4.3), :mod:`.fine` (4.1 and 4.4, fig. 2),
-:mod:`.fpn` (where it stands in a detector).
+:mod:`.placement`, :mod:`.fpn` and :mod:`.hybrid_encoder` (where it stands in a detector).
 """
 
 from .attention import (
@@ -12,10 +12,12 @@ from .attention import (
 )
 from .fine import FINE
 from .fpn import FINEFPN
+from .hybrid_encoder import FINEHybridEncoder
 
 __all__ = [
     'FINE',
     'FINEFPN',
+    'FINEHybridEncoder',
     'AreaCrossLevelAttention',
     'CrossLevelAttention',
     'LinearCrossLevelAttention',

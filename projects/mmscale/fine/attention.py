@@ -46,6 +46,11 @@ class CrossLevelAttention(nn.Module):
 
             - ``'double'``: two linear maps each, 8 C^2 weights, what the paper's figures count. Default.
             - ``'single'``: one linear map each, 4 C^2 weights, eqs. 5-7 literally.
+            - ``'feedforward'``: eqs. 5-7 and a perceptron, C to 2 C to C, on the output: 8 C^2 weights as well, of
+              which 6 C^2 meet the low level's tokens and 2 C^2 the high level's (``'double'``: 4 and 4). The two cost
+              the same where both levels have as many tokens, as with the paper's r = 2. Where they do not, table 3's
+              and figure 5's operations are this form's (docs/fine.md). The perceptron is in no equation; GELU and the
+              width are those of its authors' public code, halved.
 
     Raises:
         ValueError: If ``num_heads`` does not divide ``channels`` or ``projections`` is unknown.
@@ -70,7 +75,7 @@ class CrossLevelAttention(nn.Module):
             raise ValueError(
                 f'num_heads={num_heads} does not divide channels={channels}: choose one of {_divisors(channels)}'
             )
-        depths = {'single': 1, 'double': 2}
+        depths = {'single': 1, 'double': 2, 'feedforward': 1}
         if projections not in depths:
             raise ValueError(f'projections={projections!r} is unknown: choose one of {sorted(depths)}')
         self.channels = channels
@@ -80,6 +85,8 @@ class CrossLevelAttention(nn.Module):
             return nn.Sequential(*(nn.Linear(channels, channels) for _ in range(depths[projections])))
 
         self.query, self.key, self.value, self.out = project(), project(), project(), project()
+        if projections == 'feedforward':
+            self.out.extend([nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -150,9 +157,9 @@ class RegionCrossLevelAttention(CrossLevelAttention):
     ) -> Tensor:
         """As :meth:`CrossLevelAttention.attend`, one attention per region."""
         key_region = self.region_size(high_size)
-        scale = [-(-low // high) for low, high in zip(low_size, high_size, strict=True)]  # ceil of the stride ratio
+        scale = [_ceil_div(low, high) for low, high in zip(low_size, high_size, strict=True)]  # the stride ratio
         query_region = [side * s for side, s in zip(key_region, scale, strict=True)]
-        grid = [-(-high // side) for high, side in zip(high_size, key_region, strict=True)]
+        grid = [_ceil_div(high, side) for high, side in zip(high_size, key_region, strict=True)]
 
         valid = query.new_ones(1, high_size[0] * high_size[1], 1)
         mask = self._split_regions(valid, high_size, key_region, grid)[..., 0].bool()  # (G, keys of a region)
@@ -224,7 +231,7 @@ class AreaCrossLevelAttention(RegionCrossLevelAttention):
         self.num_areas = num_areas
 
     def region_size(self, high_size: tuple[int, int]) -> tuple[int, int]:
-        return -(-high_size[0] // self.num_areas), high_size[1]
+        return _ceil_div(high_size[0], self.num_areas), high_size[1]
 
 
 @MODELS.register_module()
@@ -244,6 +251,11 @@ class LinearCrossLevelAttention(CrossLevelAttention):
             query, key, value = map(self._split_heads, (query, key, value.float()))
             heads = query @ (key.transpose(-2, -1) @ value)
         return self._merge_heads(heads).to(dtype)
+
+
+def _ceil_div(number: int, divisor: int) -> int:
+    """Rounded up; without negative numbers, whose quotient a traced graph rounds the other way."""
+    return (number + divisor - 1) // divisor
 
 
 def _divisors(number: int) -> list[int]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmscale.options import check_options
 from mmscale.registry import MODELS
 
-from .sampling import build_down
+from .sampling import build_down, has_whole_blocks
 
 __all__ = ['FINE', 'MODULATIONS', 'upsample_to']
 
@@ -143,16 +143,23 @@ class FINE(BaseModule):
         Raises:
             ValueError: If a level does not have C channels or is smaller than its sampling kernel.
         """
-        modulation = self.modulation_map(low, high)
-        return MODULATIONS[self.modulation](low, modulation)
+        coarse, scale = self.coarse_map(low, high), self.low_kernel
+        modulate = MODULATIONS[self.modulation]
+        if self.modulation == 'none' or scale == 1 or not has_whole_blocks(low, scale):
+            return modulate(low, upsample_to(coarse, scale, low.shape[-2:]))
+        # The same without writing M down: one row of it serves all rows of a region.
+        row = coarse.repeat_interleave(scale, dim=3)[:, :, :, None]
+        return modulate(low.unflatten(2, (-1, scale)), row).flatten(2, 3)
 
     def modulation_map(self, low: Tensor, high: Tensor) -> Tensor:
-        """M of eq. 8, ``(B, C, Hl, Wl)``; for analysis, too."""
+        """M of eq. 8, ``(B, C, Hl, Wl)``; for analysis."""
+        return upsample_to(self.coarse_map(low, high), self.low_kernel, low.shape[-2:])
+
+    def coarse_map(self, low: Tensor, high: Tensor) -> Tensor:
+        """M^ of eq. 7, ``(B, C, ceil(Hl / rk), ceil(Wl / rk))``."""
         self._check(low, 'low', self.low_kernel)
         self._check(high, 'high', self.high_kernel)
-        low_tokens, high_tokens = self.down_low(low), self.down_high(high)  # eq. 4
-        coarse = self.attention(low_tokens, high_tokens)  # eqs. 5-7
-        return upsample_to(coarse, self.low_kernel, low.shape[-2:])  # eq. 8
+        return self.attention(self.down_low(low), self.down_high(high))  # eqs. 4-7
 
     def _check(self, x: Tensor, level: str, kernel: int) -> None:
         channels, height, width = x.shape[1:]

@@ -9,19 +9,16 @@ Paper: "Context-Guided Semantic Alignment for Feature Fusion Networks", eq. 3, s
     S3 -- 1x1 --> FINE(., F4), k = 2 --+-- add -> F3 -- 3x3 --> P3
                                        |
     S2 -- 1x1 -------------------------+-- add -> F2 -- 3x3 --> P2    (where the detector uses stride 4: fused plainly)
-
-The paper gives k for the two upper fusions only, and its cost leaves no third module: a stride-4 level is fused
-plainly.
 """
 
 from collections.abc import Sequence
 
-from mmengine.model import ModuleDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmscale.layers import TopDownFPN
-from mmscale.options import check_options
 from mmscale.registry import MODELS
+
+from .placement import aligning_modules
 
 __all__ = ['FINEFPN']
 
@@ -36,13 +33,12 @@ class FINEFPN(TopDownFPN):
     Args:
         *args: As MMDetection's ``FPN``.
         fine (dict, optional): Options of :class:`~mmscale.fine.FINE` for all its modules (``ratio``, ``num_heads``,
-        ``down``,
-            ``attention``, ``modulation``), or another aligning module by ``type``; it is built with ``channels`` and
-            ``kernel`` and called with ``(low, high)``. Defaults to None, the paper's settings.
+            ``down``, ``attention``, ``modulation``), or another aligning module by ``type``; it is built with
+            ``channels`` and ``kernel`` and called with ``(low, high)``. Defaults to None, the paper's settings.
         fine_levels (Sequence[int], optional): The low levels to align. Defaults to the two below the top, the paper's.
-        fine_kernels (Sequence[int], optional): k of each level in ``fine_levels``. Defaults to 1 below the top,
-        doubled with
-            every level further down (the paper's 1 and 2; the doubling beyond is our choice, it keeps the token grid).
+        fine_kernels (Sequence[int], optional): k of each level in ``fine_levels``. Defaults to 1 below the top, doubled
+            with every level further down (the paper's 1 and 2; the doubling beyond is our choice, it keeps the token
+            grid).
         **kwargs: As MMDetection's ``FPN``.
 
     Raises:
@@ -65,41 +61,10 @@ class FINEFPN(TopDownFPN):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if fine_levels is None:
-            fine_levels = self.fusions[-2:]
-        self._check_fusions('fine_levels', fine_levels)
-        if fine_kernels is None:
-            fine_kernels = [2 ** (self.fusions[-1] - level) for level in fine_levels]
-        if len(fine_kernels) != len(fine_levels) or len(set(fine_levels)) != len(fine_levels):
-            raise ValueError(
-                f'fine_kernels={list(fine_kernels)} must name one kernel for each of the distinct '
-                f'fine_levels={list(fine_levels)}'
-            )
-        self.fine = ModuleDict(  # MMEngine's: it passes init_weights on
-            {
-                str(level): _build_align(fine, self.out_channels, kernel)
-                for level, kernel in zip(fine_levels, fine_kernels, strict=True)
-            }
-        )
+        self.fine = aligning_modules(self, fine, fine_levels, fine_kernels)
 
     def _fuse(self, level: int, low: Tensor, high: Tensor) -> Tensor:
         """Eq. 3 for one level: align the low level, upsample the high level as ``upsample_cfg`` says, add."""
         if str(level) in self.fine:
             low = self.fine[str(level)](low, high)
         return super()._fuse(level, low, high)
-
-
-def _build_align(options: dict | None, channels: int, kernel: int) -> nn.Module:
-    """An aligning module of ``channels`` and ``kernel`` from the config's options."""
-    options = {'type': 'mmscale.FINE', **(options or {})}
-    if options.get('channels', channels) != channels:
-        raise ValueError(f'fine.channels={options["channels"]} does not match out_channels={channels} of the neck')
-    if 'kernel' in options:
-        raise ValueError(
-            f'fine.kernel={options["kernel"]} is set per level: use fine_kernels, one kernel per fine_level'
-        )
-    module_type = options['type']
-    cls = MODELS.get(module_type) if isinstance(module_type, str) else module_type
-    if cls is not None:
-        check_options('fine', cls, options, reserved=('channels', 'kernel'))
-    return MODELS.build({**options, 'channels': channels, 'kernel': kernel})

@@ -94,9 +94,12 @@ class FeatureAlignment(BaseModule):
         """Align ``high`` with ``low``, both ``(B, C, H, W)``."""
         difference = self.difference(torch.cat((low, 2 * high), dim=1))
         offset, mask = self.offset(difference).tensor_split([self.offset.out_channels // 3 * 2], dim=1)
-        if offset.dtype is torch.bfloat16:  # MMCV's kernel knows single, double and half precision
-            return F.relu(self.conv(high.float(), offset.float(), mask.float().sigmoid())).to(offset.dtype)
-        return F.relu(self.conv(high, offset, mask.sigmoid()))
+        dtype = offset.dtype
+        if dtype is torch.bfloat16:  # MMCV's kernel knows single, double and half precision
+            high, offset, mask = high.float(), offset.float(), mask.float()
+        # It reads memory in the order (B, C, H, W) whatever the layout is: a channels-last map comes out wrong.
+        high, offset, mask = high.contiguous(), offset.contiguous(), mask.sigmoid().contiguous()
+        return F.relu(self.conv(high, offset, mask)).to(dtype)
 
 
 @MODELS.register_module()

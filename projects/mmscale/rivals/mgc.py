@@ -37,7 +37,14 @@ from torch import Tensor, nn
 from mmscale.layers import TopDownFPN
 from mmscale.registry import MODELS
 
-__all__ = ['MGCFPN', 'ContextCollector', 'ContextDistributor', 'ContextReasoning', 'cosine_attention']
+__all__ = [
+    'MGCFPN',
+    'ContextCollector',
+    'ContextDistributor',
+    'ContextReasoning',
+    'MultiLevelGlobalContext',
+    'cosine_attention',
+]
 
 EPS = 1e-6  # of a norm; half precision has it, too
 
@@ -127,6 +134,64 @@ class ContextDistributor(nn.Module):
         return self.out((attention @ contexts).transpose(1, 2).unflatten(2, x.shape[-2:]))
 
 
+class MultiLevelGlobalContext(nn.Module):
+    """MGC as a whole: what every level gets added, from all of them.
+
+    Args:
+        widths (Sequence[int]): Ci of every level, finest first.
+        channels (int): C.
+        contexts (Sequence[int], optional): n of each level. Defaults to None: 256, 192, 128, 64, and 64 for any further
+            level.
+        reasoning (str): ``'graph'`` or ``'pointwise'``, see :class:`MGCFPN`. Defaults to ``'graph'``.
+        read (str): ``'own'`` or ``'all'``, see :class:`MGCFPN`. Defaults to ``'own'``.
+
+    Raises:
+        ValueError: If an option is unknown or does not fit the levels.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        channels: int,
+        contexts: Sequence[int] | None = None,
+        reasoning: str = 'graph',
+        read: str = 'own',
+    ) -> None:
+        super().__init__()
+        for name, value, choices in (('reasoning', reasoning, ('graph', 'pointwise')), ('read', read, ('own', 'all'))):
+            if value not in choices:
+                raise ValueError(f'{name}={value!r} is unknown to MGC: choose one of {choices}')
+        if contexts is None:
+            contexts = [max(64, 256 - 64 * i) for i in range(len(widths))]
+        if len(contexts) != len(widths) or not all(isinstance(n, int) and n > 0 for n in contexts):
+            raise ValueError(
+                f'contexts={list(contexts)} must be one whole number from 1 for each of the {len(widths)} levels'
+            )
+        self.contexts, self.read = list(contexts), read
+        graph = reasoning == 'graph'
+        self.collect = nn.ModuleList(ContextCollector(w, channels, n) for w, n in zip(widths, contexts, strict=True))
+        self.reason = nn.ModuleList(ContextReasoning(channels, graph) for _ in widths)
+        self.reason_over_all = ContextReasoning(channels, graph)
+        self.distribute = nn.ModuleList(ContextDistributor(w, channels) for w in widths)
+
+    def orthogonality(self) -> Tensor:
+        """The paper's regulariser, to be added to the loss with a weight of 1e-4: the sum over the levels of
+        ``||W W^T - 1||^2``. MMDetection's detectors take no loss from a neck, so training with their loss alone leaves
+        it out, as FINE's authors do."""
+        return torch.stack([collect.orthogonality() for collect in self.collect]).sum()
+
+    def global_context(self, maps: Sequence[Tensor]) -> Tensor:
+        """The contexts of all levels after the reasoning, ``(B, sum of n, C)``; for analysis, too."""
+        own = [reason(collect(x)) for reason, collect, x in zip(self.reason, self.collect, maps, strict=True)]
+        return self.reason_over_all(torch.cat(own, dim=1))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """From one map ``(B, Ci, H, W)`` per level, finest first, to what its pixels read, ``(B, C, H, W)``."""
+        contexts = self.global_context(maps)
+        read = [contexts] * len(maps) if self.read == 'all' else contexts.split(self.contexts, dim=1)
+        return [distribute(x, c) for distribute, x, c in zip(self.distribute, maps, read, strict=True)]
+
+
 @MODELS.register_module()
 class MGCFPN(TopDownFPN):
     """MMDetection's FPN whose lateral maps get the multi-level global context of A^2-FPN added.
@@ -167,39 +232,10 @@ class MGCFPN(TopDownFPN):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        for name, value, choices in (('reasoning', reasoning, ('graph', 'pointwise')), ('read', read, ('own', 'all'))):
-            if value not in choices:
-                raise ValueError(f'{name}={value!r} is unknown to MGCFPN: choose one of {choices}')
-        if contexts is None:
-            contexts = [max(64, 256 - 64 * i) for i in range(len(self.levels))]
-        if len(contexts) != len(self.levels) or not all(isinstance(n, int) and n > 0 for n in contexts):
-            raise ValueError(
-                f'contexts={list(contexts)} must be one whole number from 1 for each level of {self.levels}'
-            )
-        self.contexts, self.read = list(contexts), read
         widths = [self.in_channels[level] for level in self.levels]
-        channels, graph = self.out_channels, reasoning == 'graph'
-        self.collect = nn.ModuleList(ContextCollector(w, channels, n) for w, n in zip(widths, contexts, strict=True))
-        self.reason = nn.ModuleList(ContextReasoning(channels, graph) for _ in widths)
-        self.reason_over_all = ContextReasoning(channels, graph)
-        self.distribute = nn.ModuleList(ContextDistributor(w, channels) for w in widths)
-
-    def orthogonality(self) -> Tensor:
-        """The paper's regulariser, to be added to the loss with a weight of 1e-4: the sum over the levels of
-        ``||W W^T - 1||^2``. MMDetection's detectors take no loss from a neck, so training with their loss alone leaves
-        it out, as FINE's authors do."""
-        return torch.stack([collect.orthogonality() for collect in self.collect]).sum()
-
-    def global_context(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The contexts of all levels after the reasoning, ``(B, sum of n, C)``; for analysis, too."""
-        used = [inputs[level] for level in self.levels]
-        own = [reason(collect(x)) for reason, collect, x in zip(self.reason, self.collect, used, strict=True)]
-        return self.reason_over_all(torch.cat(own, dim=1))
+        self.mgc = MultiLevelGlobalContext(widths, self.out_channels, contexts, reasoning, read)
 
     def _laterals(self, inputs: Sequence[Tensor]) -> dict[int, Tensor]:
-        contexts = self.global_context(inputs)
-        own = contexts.split(self.contexts, dim=1)
         laterals = super()._laterals(inputs)
-        for i, (level, distribute) in enumerate(zip(self.levels, self.distribute, strict=True)):
-            laterals[level] = laterals[level] + distribute(inputs[level], contexts if self.read == 'all' else own[i])
-        return laterals
+        context = self.mgc([inputs[level] for level in self.levels])
+        return {level: lateral + c for (level, lateral), c in zip(laterals.items(), context, strict=True)}
