@@ -109,8 +109,8 @@ def rtdetr_parts():
     )
 
 
-def rtdetr_cfg(parts=None, score_thr=None, max_per_img=20):
-    """A small RT-DETR; ``parts`` take the place of its own. It has no threshold (``score_thr``)."""
+def rtdetr_cfg(parts=None):
+    """A small RT-DETR; ``parts`` take the place of its own."""
     costs = [dict(type='mmdet.FocalLossCost', weight=2.0), dict(type='mmdet.BBoxL1Cost', weight=5.0)]
     return dict(
         type='mmscale.RTDETR',
@@ -118,12 +118,13 @@ def rtdetr_cfg(parts=None, score_thr=None, max_per_img=20):
         num_queries=20,
         dn_cfg=dict(group_cfg=dict(dynamic=True, num_dn_queries=4)),
         train_cfg=dict(assigner=dict(type='mmdet.HungarianAssigner', match_costs=costs)),
-        test_cfg=dict(max_per_img=max_per_img),
+        test_cfg=dict(max_per_img=20),
     )
 
 
-def rtdetr(parts=None, **options):
-    return MMDET_MODELS.build(rtdetr_cfg(parts, **options))
+def rtdetr(parts=None, score_thr=None):
+    """It has no threshold: ``score_thr`` changes nothing."""
+    return MMDET_MODELS.build(rtdetr_cfg(parts))
 
 
 def rtdetr_part(name, inputs, outputs, cfg=None, no_gradient=r'(?!)', **parts):

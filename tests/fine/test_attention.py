@@ -9,6 +9,7 @@ from mmscale.fine import (
     LinearCrossLevelAttention,
     WindowCrossLevelAttention,
 )
+from mmscale.layers import reparameterize
 
 from . import literal
 
@@ -143,3 +144,19 @@ def test_linear_attention_equals_its_quadratic_form():
 def test_bad_options(variant, options, message):
     with pytest.raises(ValueError, match=message):
         variant(**{'channels': 32, **options})
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('projections, squares', [('single', 4), ('double', 4), ('feedforward', 7)])
+def test_linear_maps_that_follow_each_other_fold_into_one(variant, projections, squares):
+    """Equal outputs from fewer weights, the trained module untouched, and nothing left to fold the second time."""
+    module = variant(32, 2, projections).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        folded = reparameterize(module)
+        twice = reparameterize(folded)
+        expected = module(*maps())
+        torch.testing.assert_close(folded(*maps()), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(twice(*maps()), folded(*maps()), rtol=0, atol=0)
+    assert sum(p.numel() for name, p in folded.named_parameters() if name.endswith('weight')) == squares * 32**2

@@ -282,10 +282,10 @@ class TestRandomIoUCrop:
     def test_small_objects_do_not_forbid_a_crop_around_a_large_one(self):
         """MMDetection's ``MinIoURandomCrop`` asks every object for the threshold."""
         np.random.seed(0)
-        boxes = [(20, 10, 80, 70), (5, 5, 8, 8), (40, 30, 43, 33)]
-        crop = RandomIoUCrop(min_ious=(0.5, 1.0))
-        sizes = {crop(self.results(boxes, (False,) * 3))['img_shape'] for _ in range(20)}
-        assert len(sizes) > 3
+        boxes = [(20, 10, 80, 70), (48, 38, 52, 42), (5, 5, 8, 8)]  # the second in any crop that overlaps by 0.7
+        crop = RandomIoUCrop(min_ious=(0.7, 1.0))
+        sizes = {crop(self.results(boxes, (False,) * 3))['img_shape'] for _ in range(40)}
+        assert len(sizes) > 5
 
     @pytest.mark.parametrize('boxes, prob', [((), 1.0), (((0, 0, 100, 80),), 0.0)])
     def test_an_image_without_objects_or_luck_stays(self, boxes, prob):

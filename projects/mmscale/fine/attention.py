@@ -19,6 +19,8 @@ Shape shorthand in this module:
     Nq = Hq * Wq, Nk = Hk * Wk: tokens
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -95,6 +97,14 @@ class CrossLevelAttention(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+
+    def reparameterized(self) -> nn.Module:
+        """The same attention for inference: of linear maps that follow each other one is left, 4 C^2 weights for
+        ``'double'``'s 8."""
+        folded = copy.deepcopy(self)
+        for name in ('query', 'key', 'value', 'out'):
+            setattr(folded, name, _fold_linears(getattr(self, name)))
+        return folded
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         """Attend from the low level's tokens to the high level's.
@@ -256,6 +266,22 @@ class LinearCrossLevelAttention(CrossLevelAttention):
 def _ceil_div(number: int, divisor: int) -> int:
     """Rounded up; without negative numbers, whose quotient a traced graph rounds the other way."""
     return (number + divisor - 1) // divisor
+
+
+def _fold_linears(layers: nn.Sequential) -> nn.Sequential:
+    """Linear maps that follow each other as one; other layers stay."""
+    folded: list[nn.Module] = []
+    for layer in layers:
+        if not (folded and isinstance(layer, nn.Linear) and isinstance(folded[-1], nn.Linear)):
+            folded.append(copy.deepcopy(layer))
+            continue
+        first = folded.pop()
+        both = nn.Linear(first.in_features, layer.out_features).to(layer.weight)
+        with torch.no_grad():
+            both.weight.copy_(layer.weight.double() @ first.weight.double())
+            both.bias.copy_(layer.weight.double() @ first.bias.double() + layer.bias.double())
+        folded.append(both)
+    return nn.Sequential(*folded)
 
 
 def _divisors(number: int) -> list[int]:

@@ -195,20 +195,5 @@ class MGCHybridEncoder(HybridEncoder):
         super().__init__(*args, **kwargs)
         self.mgc = MultiLevelGlobalContext(self.in_channels, self.out_channels, contexts, reasoning, read)
 
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """As :meth:`HybridEncoder.forward`."""
-        widths = [x.shape[1] for x in inputs]
-        if widths != self.in_channels:
-            raise ValueError(f'the backbone gives maps with {widths} channels, but in_channels={self.in_channels}')
-        maps = [conv(x) + c for conv, x, c in zip(self.input_proj, inputs, self.mgc(inputs), strict=True)]
-        if self.aifi is not None:
-            maps[-1] = self.aifi(maps[-1])
-
-        for level in reversed(self.fusions):
-            maps[level + 1] = self.lateral_convs[self._step(level)](maps[level + 1])
-            maps[level] = self._fuse(level, maps[level], maps[level + 1])
-
-        outs = [maps[0]]
-        for conv, block, high in zip(self.downsample_convs, self.bottom_up_blocks, maps[1:], strict=True):
-            outs.append(block(torch.cat((conv(outs[-1]), high), dim=1)))
-        return tuple(outs)
+    def _project(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [x + context for x, context in zip(super()._project(inputs), self.mgc(inputs), strict=True)]

@@ -165,10 +165,15 @@ class RTDETRHead(DINOHead):
 
     @staticmethod
     def split_outputs(logits: Tensor, boxes: Tensor, dn_meta: dict | None) -> tuple[Tensor | None, ...]:
-        """Matching and denoising part, ``(L, B, Q, ...)`` and ``(L, B, D, ...)``; None for one that is not there."""
-        count = dn_meta['num_denoising_queries'] if dn_meta else 0
-        denoising = (logits[:, :, :count], boxes[:, :, :count]) if count else (None, None)
-        return logits[:, :, count:], boxes[:, :, count:], *denoising
+        """Matching and denoising part, ``(L, B, Q, ...)`` and ``(L, B, D, ...)``; None without denoising.
+
+        A batch without objects has no denoising queries (D = 0), but its losses, zeros, are computed all the same:
+        their averages are taken over all processes, and another process may have objects.
+        """
+        if dn_meta is None:
+            return logits, boxes, None, None
+        count = dn_meta['num_denoising_queries']
+        return logits[:, :, count:], boxes[:, :, count:], logits[:, :, :count], boxes[:, :, :count]
 
     def predict(
         self, hidden_states: list[Tensor], boxes: list[Tensor], batch_data_samples: SampleList, rescale: bool = True

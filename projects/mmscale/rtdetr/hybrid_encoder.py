@@ -13,8 +13,8 @@ github.com/lyuwenyu/RT-DETR.
                                                    v                |
     C3 -- 1x1 ----------------------------------- cat -- CSP -------+----------------------------> N3
 
-A method that changes how two levels meet on the way down overrides :meth:`HybridEncoder._join` or, where it replaces
-the CSP block, too, :meth:`HybridEncoder._fuse`.
+A method that changes what is encoded overrides :meth:`HybridEncoder._project`; one that changes how two levels meet on
+the way down, :meth:`HybridEncoder._join` or, where it replaces the CSP block, too, :meth:`HybridEncoder._fuse`.
 
 Ours: the upsampled map takes the low one's size, so that inputs whose sides are no multiple of 32 work; in the official
 code they fail. The positional encoding follows the map's rows and columns; the official code's enumerates columns
@@ -293,7 +293,7 @@ class HybridEncoder(BaseModule):
         widths = [x.shape[1] for x in inputs]
         if widths != self.in_channels:
             raise ValueError(f'the backbone gives maps with {widths} channels, but in_channels={self.in_channels}')
-        maps = [conv(x) for conv, x in zip(self.input_proj, inputs, strict=True)]
+        maps = self._project(inputs)
         if self.aifi is not None:
             maps[-1] = self.aifi(maps[-1])
 
@@ -305,6 +305,10 @@ class HybridEncoder(BaseModule):
         for conv, block, high in zip(self.downsample_convs, self.bottom_up_blocks, maps[1:], strict=True):  # bottom-up
             outs.append(block(torch.cat((conv(outs[-1]), high), dim=1)))
         return tuple(outs)
+
+    def _project(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The maps that the encoder works on, ``(B, C, H, W)``: one 1x1 convolution per level."""
+        return [conv(x) for conv, x in zip(self.input_proj, inputs, strict=True)]
 
     def _step(self, level: int) -> int:
         """The place of a fusion into ``level`` in the order of execution."""
