@@ -224,6 +224,17 @@ def test_image_scale(cfg):
                 assert step.get('scale', (320, 240)) == (320, 240) and step.get('scales', [(320, 240)]) == [(320, 240)]
 
 
+def test_image_scale_is_not_undone_by_a_batch(cfg):
+    """RT-DETR's recipe resizes whole batches behind the pipeline."""
+    pad, resize = dict(type='BatchFixedSizePad', size=(1, 1)), dict(type='mmscale.BatchResizeChoice', sizes=[640])
+    cfg.model.data_preprocessor.batch_augments = [pad, resize]
+    resize_images(cfg, (320, 240))
+    assert cfg.model.data_preprocessor.batch_augments == [pad]
+    cfg.model.data_preprocessor.batch_augments = [resize]
+    resize_images(cfg, (320, 240))
+    assert cfg.model.data_preprocessor.batch_augments is None
+
+
 def test_a_shorter_run_keeps_the_shape_of_its_schedule(cfg):
     assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
     set_epochs(cfg, 6)

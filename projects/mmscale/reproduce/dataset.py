@@ -63,11 +63,12 @@ def swap_dataset(cfg: Config, name: str) -> None:
 
 
 def resize_images(cfg: Config, scale: tuple[int, int]) -> None:
-    """Set the ``scale`` of every transform that resizes, in all pipelines.
+    """Set the ``scale`` of every transform that resizes, in all pipelines; batches are resized no more.
 
     Args:
         cfg (Config): Changed in place.
-        scale (tuple[int, int]): Width and height.
+        scale (tuple[int, int]): Width and height. What resizes whole batches in ``data_preprocessor.batch_augments``,
+            as RT-DETR's recipe does, is left out.
 
     Raises:
         ValueError: If no transform has a scale.
@@ -82,6 +83,9 @@ def resize_images(cfg: Config, scale: tuple[int, int]) -> None:
                 found += 1
     if not found:
         raise ValueError('no transform of the pipelines has a scale to set')
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if augments := preprocessor.get('batch_augments'):
+        preprocessor.batch_augments = [step for step in augments if 'Resize' not in str(step['type'])] or None
 
 
 def _swapped(own: ConfigDict, source: ConfigDict, name: str) -> ConfigDict:
