@@ -89,6 +89,14 @@ def test_the_targets_of_denoising_are_the_positives():
     assert loss_cls.item() == pytest.approx(0, abs=1e-5)
 
 
+def test_the_denoising_queries_come_first():
+    logits, boxes = torch.arange(5.0).view(1, 1, 5, 1), torch.arange(5.0).view(1, 1, 5, 1) + 10
+    parts = RTDETRHead.split_outputs(logits, boxes, dict(num_denoising_queries=2))
+    assert [x.flatten().tolist() for x in parts] == [[2, 3, 4], [12, 13, 14], [0, 1], [10, 11]]
+    matching, _, *denoising = RTDETRHead.split_outputs(logits, boxes, None)
+    assert matching.equal(logits) and denoising == [None, None]
+
+
 def test_weights_of_the_losses_are_factors():
     logits = torch.zeros(3, 2)
     options = dict(loss_cls=dict(type='mmscale.IoUVarifocalLoss', loss_weight=3.0))

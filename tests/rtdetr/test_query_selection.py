@@ -73,6 +73,22 @@ def test_the_best_scored_positions_become_queries():
     assert head['enc_boxes'].requires_grad and head['enc_logits'].requires_grad
 
 
+def test_what_lies_at_the_border_proposes_nothing():
+    """At a width of 480 the first and last column of stride 8 are centred at 4 / 480 < 0.01 from the edge."""
+    model, image = small.stirred(small.detector(num_queries=400, dn_cfg=None)).train(), small.images(1, (32, 480))
+    feats = model.extract_feat(image)
+    memory = model.pre_transformer(feats)
+    memory['memory'] = memory['memory'].detach()
+    outs = []
+    for place in (None, 0, 59, 1):  # corners of the first row, and what is beside
+        changed = memory['memory'].clone()
+        if place is not None:
+            changed[:, place] += 1
+        _, head = model.pre_decoder(changed, memory['shapes'], [8, 16, 32], None)
+        outs.append(head['enc_logits'].sort(1).values)
+    assert [out.equal(outs[0]) for out in outs] == [True, True, True, False]
+
+
 def test_boxes_of_all_proposals_change_nothing():
     image, batch = small.images(), small.samples([2, 3])
     results = []
