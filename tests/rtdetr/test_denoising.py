@@ -56,6 +56,17 @@ def test_positives_stay_near_and_negatives_do_not():
     assert negative[apart].min() >= 0.4999 and 0.95 < negative[apart].max() <= 1.0001
 
 
+def test_of_several_objects_the_first_half_of_a_group_is_positive():
+    """Far from the border, in boxes of one size, so that the noise alone tells them apart."""
+    corner = torch.tensor([[20.0, 20.0], [50.0, 40.0], [30.0, 60.0]])
+    batch = [small.sample(torch.cat((corner, corner + 10), dim=1), [0, 1, 2], (100, 100))]
+    _, boxes, _, meta = generator(group_cfg=dict(dynamic=False, num_groups=50))(batch)
+    moved = (corners(groups_of(meta, boxes)[0]) * 100 - batch[0].gt_instances.bboxes).abs() / 10
+    positive, negative = moved.unbind(1)  # group, object, corner
+    assert positive.max() <= 0.5001
+    assert negative.amax(-1).min() >= 0.4999
+
+
 def test_labels_change_in_half_of_the_scale():
     batch = [small.sample([[10, 10, 50, 50]], [2], (100, 100))]
     dn = generator(label_noise_scale=0.5, group_cfg=dict(dynamic=True, num_dn_queries=4000))

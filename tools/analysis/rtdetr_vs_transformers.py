@@ -1,4 +1,4 @@
-"""Our RT-DETR beside Hugging Face transformers' with the same weights: difference, latency and memory, side by side."""
+"""Our RT-DETR beside Hugging Face transformers' with the same weights: agreement, latency and memory, side by side."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))  # thi
 
 from mmscale.analysis import BenchmarkError, benchmark, benchmark_table, write_json
 from mmscale.analysis.model import build_model, load_config, random_batch
-from mmscale.convert.transformers_detector import config_of_peer, largest_difference
+from mmscale.convert.transformers_detector import config_of_peer, equal_queries
 from mmscale.engine.cli import UsageError, command
 
 
@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     peer = config_of_peer(ours)
     models = [build_model(config) for config in (ours, peer)]
     inputs, _ = random_batch(models[0], args.shape)
-    logits, boxes = largest_difference(*models, inputs)
+    equal, queries = equal_queries(*models, inputs)
     del models
-    print(f'largest difference on a random image: logits {logits:.1e}, boxes {boxes:.1e}', flush=True)
+    print(f'on a random image {equal} of {queries} queries agree to 1e-4', flush=True)
     try:
         report = benchmark(
             [peer, ours],
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     except (BenchmarkError, ValueError) as error:
         raise UsageError(str(error)) from None
-    report['difference'] = dict(logits=logits, boxes=boxes)
+    report['equal_queries'] = dict(equal=equal, of=queries)
     print(benchmark_table(report))
     if args.json:
         write_json(args.json, report)

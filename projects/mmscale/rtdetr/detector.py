@@ -212,9 +212,7 @@ class RTDETR(DetectionTransformer):
         generator = self.dn_query_generator
         generator.num_matching_queries = inputs['query'].shape[1]
         query, logits, mask, meta = generator(batch_data_samples)
-        # Without an object there are none; the embedding takes part for all that, or DDP would miss its gradient.
-        unused = 0 * generator.label_embedding.weight.sum() if not query.numel() else 0
-        query = torch.cat((query, inputs['query'] + unused), dim=1)
+        query = torch.cat((query, inputs['query']), dim=1)  # without an object, too, part of the graph: DDP needs it
         references = torch.cat((logits.sigmoid(), inputs['references']), dim=1)
         return dict(query=query, references=references, attn_mask=mask), meta
 
