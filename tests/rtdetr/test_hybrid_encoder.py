@@ -58,6 +58,13 @@ def test_aifi_is_a_transformer_encoder_with_positions_in_queries_and_keys():
     torch.testing.assert_close(aifi(x), tokens.transpose(1, 2).unflatten(2, (3, 4)), atol=1e-5, rtol=1e-5)
 
 
+def test_layers_of_aifi_start_as_copies_of_one():
+    layers = encoder(aifi=dict(num_heads=2, feedforward_channels=32, num_layers=3)).aifi.layers
+    for layer in layers[1:]:
+        for value, first in zip(layer.parameters(), layers[0].parameters(), strict=True):
+            assert value.equal(first) and value is not first
+
+
 def test_only_the_last_level_is_attended():
     with_aifi, without = encoder().eval(), encoder(aifi=None).eval()
     missing, unexpected = without.load_state_dict(with_aifi.state_dict(), strict=False)

@@ -8,8 +8,8 @@ Paper: "DETRs Beat YOLOs on Real-time Object Detection" (Zhao et al., CVPR 2024)
                                                                                        ^
                                                     (training) denoising queries ------+
 
-Any backbone and neck of MMDetection's form works: the number of levels and their widths are the neck's, the strides
-those of its maps.
+Any backbone of MMDetection works, and any neck that states its outputs, as FPN does: the number of levels and their
+widths are the neck's, the strides those of its maps.
 
 Shape shorthand in this module:
     B: batch, C: channels, S: positions of all levels, Q: queries, D: denoising queries, K: classes
@@ -40,7 +40,8 @@ class RTDETR(DetectionTransformer):
 
     Args:
         backbone (dict): A backbone with three or more levels.
-        neck (dict): ``mmscale.HybridEncoder`` or any neck with ``out_channels`` and ``num_outs``.
+        neck (dict): ``mmscale.HybridEncoder`` or any neck with ``out_channels`` and ``num_outs``, or with a list of
+            ``out_channels``.
         decoder (dict): Options of :class:`~mmscale.rtdetr.RTDETRDecoder`; ``num_levels`` is the neck's.
         bbox_head (dict): ``mmscale.RTDETRHead`` or a child of it.
         num_queries (int): Q. An input with fewer positions than that uses all of them. Defaults to 300.
@@ -259,7 +260,7 @@ def _refuse_derived(name: str, options: dict, derived: tuple[str, ...]) -> None:
 
 
 def _widths_of(neck: nn.Module) -> list[int]:
-    """Channels of every map that a neck of MMDetection's form returns."""
+    """Channels of every map that a neck returns, as far as it states them."""
     channels, count = getattr(neck, 'out_channels', None), getattr(neck, 'num_outs', None)
     if isinstance(channels, int) and isinstance(count, int):
         return [channels] * count

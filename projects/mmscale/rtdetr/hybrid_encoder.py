@@ -87,6 +87,13 @@ class AIFI(BaseModule):
             ]
         )
 
+    def init_weights(self) -> None:
+        """PyTorch's own; as in the official code, several layers start as copies of one."""
+        init_as_torch(self)
+        for layer in self.layers[1:]:
+            layer.load_state_dict(self.layers[0].state_dict())
+        super().init_weights()
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C, H, W)``."""
         height, width = x.shape[-2:]
