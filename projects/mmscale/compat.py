@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import mmengine.dist.utils as dist_utils
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
+from mmdet.registry import MODELS as mmdet_models
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
@@ -48,6 +50,7 @@ def apply() -> None:
     find_own_configs()
     load_images_in_inferencers()
     find_weights_without_torchvision()
+    predict_with_ssd()
 
 
 def require_pkg_resources() -> None:
@@ -311,6 +314,20 @@ def load_images_in_inferencers() -> None:
         return init_model(self, cfg, *args, **kwargs)
 
     BaseInferencer._init_model = init_model_and_name_loader
+
+
+def predict_with_ssd() -> None:
+    """Let MMDetection's SSD predict.
+
+    Fails: "'SSDHead' object has no attribute 'loss_cls'", at the first validation of every SSD.
+    Why: MMDetection 3's base head asks its ``loss_cls`` for custom channels, and SSD's head computes its loss itself.
+    MMDetection's models take seconds to import, so the mending waits until their registry is first asked.
+    Can go: when MMDetection asks with a default.
+    """
+    if 'mmdet.models' in sys.modules:
+        importlib.import_module('mmscale.compat_ssd')
+    else:
+        mmdet_models._locations.append('mmscale.compat_ssd')
 
 
 def find_weights_without_torchvision() -> None:

@@ -114,8 +114,6 @@ def spread(model: nn.Module) -> nn.Module:
     """Weights that tell places and classes apart: scores from 0.02 to 0.9, boxes of some pixels' difference."""
     generator = torch.Generator().manual_seed(1)
     head = model.bbox_head
-    if not hasattr(head, 'loss_cls'):
-        head.loss_cls = None  # MMDetection's own predict asks it for an attribute, and SSD's head has none
     for name, parameter in head.named_parameters():
         if name.endswith('.scale'):  # FCOS's per level
             continue
