@@ -19,7 +19,13 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='mmscale',
-    locations=['mmscale.fine', 'mmscale.rivals', 'mmscale.rtdetr', 'mmscale.rtdetr.batch_augment'],
+    locations=[
+        'mmscale.fine',
+        'mmscale.cfsam',
+        'mmscale.rivals',
+        'mmscale.rtdetr',
+        'mmscale.rtdetr.batch_augment',
+    ],
 )
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmscale', locations=['mmscale.datasets'])
 TRANSFORMS = Registry(

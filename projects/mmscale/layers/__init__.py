@@ -4,5 +4,14 @@ from .fpn import TopDownFPN
 from .init import init_as_torch
 from .rep_vgg import RepVGGBlock
 from .reparam import fold_norm, reparameterize
+from .transformer import SelfAttention, TransformerLayer
 
-__all__ = ['RepVGGBlock', 'TopDownFPN', 'fold_norm', 'init_as_torch', 'reparameterize']
+__all__ = [
+    'RepVGGBlock',
+    'SelfAttention',
+    'TopDownFPN',
+    'TransformerLayer',
+    'fold_norm',
+    'init_as_torch',
+    'reparameterize',
+]
