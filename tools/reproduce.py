@@ -1,4 +1,4 @@
-"""The papers' tables: list, show, check, complexity, train, report (see docs/reproduce.md)."""
+"""The papers' tables: list, show, check, complexity, speed, train, report (see docs/reproduce.md)."""
 import sys
 from pathlib import Path
 

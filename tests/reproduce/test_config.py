@@ -114,6 +114,17 @@ def test_overrides_of_what_nothing_reads(cfg, overrides, sentence):
         apply_overrides(cfg, overrides)
 
 
+def test_a_dict_takes_an_items_place_in_a_list(cfg):
+    cfg.model.neck = [cfg.model.neck, dict(type='mmdet.BFP', in_channels=256, num_levels=5, refine_level=2)]
+    before = deepcopy(cfg.model.neck[0])
+    apply_overrides(cfg, {'model.neck.1': {'_delete_': True, 'type': 'mmscale.SENeck', 'in_channels': [256] * 5}})
+    assert cfg.model.neck == [before, {'type': 'mmscale.SENeck', 'in_channels': [256] * 5}]
+    apply_overrides(cfg, {'model.neck.1': {'reduction': 8}})  # merged
+    assert cfg.model.neck[1] == {'type': 'mmscale.SENeck', 'in_channels': [256] * 5, 'reduction': 8}
+    with pytest.raises(ValueError, match="SENeck takes no 'reductions', did you mean 'reduction'"):
+        apply_overrides(cfg, {'model.neck.1.reductions': 8})
+
+
 def test_a_wrong_override_names_file_table_and_row(tmp_path, repo):
     from mmscale.reproduce.spec import load_paper
 
@@ -171,8 +182,8 @@ def test_an_unknown_data_layer_or_one_without_masks():
 
 
 KINDS = dict(
-    boxes={'bccd', 'cityscapes_detection', 'coco_detection', 'micro_uav', 'nwpu_vhr10', 'small_objects',
-           'visdrone_det', 'voc0712'},
+    boxes={'bccd', 'cityscapes_detection', 'coco_detection', 'coco2014_detection', 'micro_uav', 'nwpu_vhr10',
+           'small_objects', 'visdrone_det', 'voc0712'},
     masks={'coco_instance', 'cityscapes_instance'},
     panoptic={'coco_panoptic'},
     semantic={'cityscapes_semantic'},

@@ -1,4 +1,4 @@
-"""``tools/reproduce.py``: list, show, check, complexity, train and report. Each imports what it needs when it runs."""
+"""``tools/reproduce.py``: list, show, check, complexity, speed, train, report. Each imports what it needs."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ __all__ = ['build_parser', 'main']
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    from . import report, train
+    from . import report, speed, train
 
     parser = argparse.ArgumentParser(
         prog='reproduce.py',
@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument('--out', type=Path, metavar='FILE.md', help='also write the tables to this file')
     command.set_defaults(run=complexity)
 
+    speed.add_parser(commands)
     train.add_parser(commands)
     report.add_parser(commands)
     return parser
@@ -66,7 +67,12 @@ def describe(table: Table) -> str:
     """A table as the paper prints it, and how its rows are built here."""
     from mmscale.files import markdown_table
 
-    columns = [*table.columns_of_cost(), *table.metrics, *table.unmeasured]
+    columns = [
+        *table.columns_of_cost(),
+        *table.metrics,
+        *([table.speed.column] if table.speed else []),
+        *table.unmeasured,
+    ]
     columns = [column for column in columns if any(column in row.paper for row in table.rows)]
     unit = 'GMACs' if table.counting and table.counting.flops == 'macs' else 'GFLOPs'
     heads = dict(zip(COSTS, ('params (M)', unit, '+ params (M)', f'+ {unit}'), strict=True))
@@ -85,6 +91,10 @@ def describe(table: Table) -> str:
         height, width = table.counting.input_size
         lines.append(f'Counted at {height}x{width} (height x width), {CONVENTIONS[table.counting.flops]}.')
     lines.append('Measured: ' + ', '.join(f'{column} = {name}' for column, name in table.metrics.items()))
+    if table.speed:
+        lines.append(
+            f"{table.speed.column}: the paper's on {table.speed.paper}; `speed {table.name}` measures them here."
+        )
     lines += [f"{column}: the paper's alone; {why}" for column, why in table.unmeasured.items()]
     lines += [f'{row.label}: {row.note}' for row in table.rows if row.note]
     return '\n'.join(lines)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModule
 from mmengine.registry import (
     DATASETS,
@@ -55,6 +55,8 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any]) -> None:
     before = deepcopy(cfg)  # Config.copy() shares what is nested
     try:
         cfg.merge_from_dict(dict(overrides))
+        for key, value in overrides.items():
+            _drop_marker(cfg, key.split('.'), value)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         reason = error.args[0] if error.args else error
         if plain := [key for key in overrides if _is_plain_list(_get(before, key.split('.')[:-1]))]:
@@ -63,6 +65,12 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any]) -> None:
     for key, value in overrides.items():
         for path in _leaves(tuple(key.split('.')), value):
             _check(before, cfg, path)
+
+
+def _drop_marker(cfg: Config, path: Sequence[str], value: Any) -> None:
+    """Let a dict with ``_delete_`` take an item's place in a list, where MMEngine merges it and keeps the mark."""
+    if isinstance(value, dict) and value.get('_delete_') and isinstance(items := _get(cfg, path[:-1]), (list, tuple)):
+        items[int(path[-1])] = ConfigDict({name: item for name, item in value.items() if name != '_delete_'})
 
 
 def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:

@@ -22,6 +22,7 @@ __all__ = [
     'Paper',
     'Row',
     'SpecError',
+    'Speed',
     'Table',
     'as_printed',
     'find',
@@ -33,6 +34,7 @@ __all__ = [
 # Columns of cost that every table may have: M parameters and G operations, whole or over the baseline row's.
 COSTS = ('params', 'flops', 'params_delta', 'flops_delta')
 TASKS = ('detection', 'instance', 'panoptic', 'semantic')
+MODES = ('tensor', 'predict', 'backbone-neck')  # those of mmscale.analysis.benchmark, which needs torch
 CONVENTIONS = {'macs': 'multiply-adds', '2xmacs': 'two per multiply-add'}
 NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*')
 
@@ -60,6 +62,22 @@ class Counting:
     def scaled(self, macs: float) -> float:
         """Multiply-adds in this convention."""
         return macs if self.flops == 'macs' else 2 * macs
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How a table's frames per second are measured.
+
+    Attributes:
+        column (str): The column with the paper's.
+        paper (str): What the paper measured them on.
+        mode (str): What one run is, in the words of :func:`mmscale.analysis.benchmark`: ``'tensor'``, ``'predict'`` or
+            ``'backbone-neck'``.
+    """
+
+    column: str
+    paper: str
+    mode: str = 'tensor'
 
 
 @dataclass(frozen=True)
@@ -120,6 +138,7 @@ class Table:
         counting (Counting | None): How operations are counted; None for a table without cost.
         rows (tuple[Row, ...]): The lines, in the paper's order.
         file (Path): Where it was read.
+        speed (Speed | None): How frames per second are measured; None for a table without them.
     """
 
     paper: str
@@ -137,6 +156,7 @@ class Table:
     counting: Counting | None
     rows: tuple[Row, ...]
     file: Path
+    speed: Speed | None = None
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .spec import CONVENTIONS, COSTS, NAME, TASKS, Counting, Paper, Row, SpecError, Table, no_such
+from .spec import CONVENTIONS, COSTS, MODES, NAME, TASKS, Counting, Paper, Row, SpecError, Speed, Table, no_such
 
 __all__ = ['SpecReader']
 
@@ -42,6 +42,7 @@ TABLE_KEYS = dict(
         'flops',
         'input_size',
         'tolerance',
+        'speed',
     ),
 )
 ROW_KEYS = dict(
@@ -141,7 +142,8 @@ class SpecReader:
         if wrong := [column for column, factor in scale.items() if factor <= 0]:
             raise self.fail(where, f"'scale.{wrong[0]}' should be above 0, but is {scale[wrong[0]]:g}")
         counting = self.counting(values, where)
-        columns = [*(COSTS if counting else ()), *metrics, *unmeasured]
+        speed = self.speed(values, where, [*COSTS, *metrics, *unmeasured])
+        columns = [*(COSTS if counting else ()), *metrics, *unmeasured, *([speed.column] if speed else [])]
         if not isinstance(values['rows'], list) or not values['rows']:
             raise self.fail(where, f"'rows' should be a list of rows, but is {_short(values['rows'])}")
         rows: list[Row] = []
@@ -167,6 +169,7 @@ class SpecReader:
             counting,
             tuple(rows),
             self.file,
+            speed,
         )
 
     def counting(self, values: dict, where: str) -> Counting | None:
@@ -189,6 +192,23 @@ class SpecReader:
         return Counting(
             values['flops'], tuple(size), **{f'tolerance_{cost}': value for cost, value in tolerance.items()}
         )
+
+    def speed(self, values: dict, where: str, others: Iterable[str]) -> Speed | None:
+        """The column of frames per second, which is none of the others."""
+        if 'speed' not in values:
+            return None
+        if 'input_size' not in values:
+            raise self.fail(where, "'speed' needs 'input_size' beside it")
+        where = f"{where}, 'speed'"
+        given = self.mapping(values['speed'], where, required=('column', 'paper'), optional=('mode',))
+        if empty := [key for key in given if given[key] is None]:
+            raise self.fail(where, f"'{empty[0]}' should be a text, but is None")
+        speed = Speed(**{key: self.text(given, key, where) for key in given})
+        if speed.column in others:
+            raise self.fail(where, f"'column' is '{speed.column}', which is the name of another column")
+        if speed.mode not in MODES:
+            raise self.fail(where, f"'mode' should be one of {', '.join(MODES)}, but is '{speed.mode}'")
+        return speed
 
     def row(self, entry: Any, where: str, number: int, columns: list[str], table: dict) -> Row:
         name = entry.get('name') if isinstance(entry, dict) else None
