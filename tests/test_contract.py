@@ -94,6 +94,20 @@ def fpn(type, no_gradient=r'(?!)', **options):
     )
 
 
+def behind_fpn(type, width=None, **options):
+    """A neck that takes any maps and keeps their sizes, and their widths unless told, behind an FPN."""
+    inputs = [(c, *s) for c, s in zip(WIDTHS, SIZES, strict=True)]
+    plain = {**neck('FPN'), 'type': 'FPN'}
+    behind = dict(type=f'mmscale.{type}', in_channels=[32] * 5, **options)
+    return Contract(
+        {**behind, 'in_channels': WIDTHS},
+        [inputs],
+        [(width or c, *s) for c, *s in inputs],
+        partial(fcos, [plain, behind]),
+        part='neck.1',
+    )
+
+
 def rtdetr_parts():
     """The configs of a small RT-DETR's parts, by name; widths 16, 32, 64 at strides 8 to 32."""
     return dict(
@@ -177,6 +191,10 @@ MODEL_CONTRACTS = {
     'FaPN': fpn('FaPN', BEFORE_OFFSETS),
     'AdaFPN': fpn('AdaFPN', BEFORE_OFFSETS),
     'MGCFPN': fpn('MGCFPN'),
+    'CFSAM': behind_fpn('CFSAM', channels=32, num_layers=2, num_heads=2, feedforward_channels=32),
+    'SENeck': behind_fpn('SENeck', reduction=1),
+    'CFAM': behind_fpn('CFAM', width=32, out_channels=32),
+    'MobileViTNeck': behind_fpn('MobileViTNeck', channels=16, num_layers=1, feedforward_channels=32),
     'ResNetVd': rtdetr_part('backbone', [(3, 96, 128)], pyramid()),
     'HGNetV2': rtdetr_part(
         'backbone',

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmscale.layers.levels import check_widths, checked_levels
 from mmscale.registry import MODELS
 
 from .ffr import Fusion, Recover
@@ -100,7 +101,7 @@ class CFSAM(BaseModule):
             if value < 1:
                 raise ValueError(f'{name}={value} of CFSAM should be 1 or more')
         self.in_channels = list(in_channels)
-        self.levels = _checked_levels(levels, len(self.in_channels))
+        self.levels = checked_levels('CFSAM', levels, len(self.in_channels))
         self.stages = _checked_stages(stages)
         self.num_parts = num_parts
         widths = [self.in_channels[level] for level in self.levels]
@@ -125,9 +126,7 @@ class CFSAM(BaseModule):
         Raises:
             ValueError: If the number of maps or a map's width is not what the module was built for.
         """
-        widths = [x.shape[1] for x in inputs]
-        if widths != self.in_channels:
-            raise ValueError(f'CFSAM got maps with {widths} channels, but in_channels={self.in_channels}')
+        check_widths('CFSAM', inputs, self.in_channels)
         outs = list(inputs)
         maps = [inputs[level] for level in self.levels]
         sizes = [x.shape[-2:] for x in maps]
@@ -144,24 +143,6 @@ class CFSAM(BaseModule):
         after = self.gfe(before)
         fused = self.fusion(before, after) if 'ffr' in self.stages else after
         return shrink(fused, tokens.shape[1]) if self.num_parts > 1 else fused
-
-
-def _checked_levels(levels: Sequence[int] | None, count: int) -> list[int]:
-    if not count:
-        raise ValueError('in_channels=[] of CFSAM names no map')
-    if levels is None:
-        return list(range(count))
-    levels = list(levels)
-    if not levels:
-        raise ValueError(f'levels=[] of CFSAM leaves no map of {count}; leave the module out instead')
-    for level in levels:
-        if not 0 <= level < count:
-            raise ValueError(
-                f'levels={levels} of CFSAM names level {level}, but in_channels has the levels 0 to {count - 1}'
-            )
-    if sorted(set(levels)) != levels:
-        raise ValueError(f'levels={levels} of CFSAM should be ascending, each level once')
-    return levels
 
 
 def _checked_stages(stages: Sequence[str]) -> tuple[str, ...]:
