@@ -103,6 +103,7 @@ def run(title: str, path: str, root: Path, overrides: dict) -> dict:
     cfg.resume = True
     cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs + 1  # evaluated once, below
     cfg.randomness = dict(seed=0)
+    cfg.visualizer.name = Path(cfg.work_dir).name  # of one name there is one, which would go on in the first run's log
     runner = Runner.from_cfg(cfg)
     bar = ProgressBar(title)
     runner.register_hook(bar)
