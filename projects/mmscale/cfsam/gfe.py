@@ -68,12 +68,13 @@ class GlobalFeatureExtraction(nn.Module):
     ) -> None:
         super().__init__()
         self.num_parts = num_parts
-        self.transformer = nn.Sequential(
-            *[TransformerLayer(channels, num_heads, feedforward_channels, dropout) for _ in range(num_layers)]
+        self.transformer = nn.ModuleList(
+            TransformerLayer(channels, num_heads, feedforward_channels, dropout) for _ in range(num_layers)
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """L ``(B, N, C)``, N a multiple of P, to L' ``(B, N, C)``."""
         parts = partition(tokens, self.num_parts)  # eq. 2
-        parts = self.transformer(parts)  # eq. 3
+        for layer in self.transformer:  # eq. 3
+            parts = layer(parts)
         return combine(parts, self.num_parts)  # eq. 4

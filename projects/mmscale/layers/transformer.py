@@ -4,7 +4,8 @@ Papers: "Attention Is All You Need" (Vaswani et al., NeurIPS 2017), section 3; t
 in "An Image is Worth 16x16 Words" (Dosovitskiy et al., ICLR 2021), eqs. 2 and 3.
 
 PyTorch's own ``nn.TransformerEncoderLayer`` has the same formula, but its path for inference holds the whole attention
-matrix on a CPU, N x N per head; :func:`torch.nn.functional.scaled_dot_product_attention` does so in no mode.
+matrix on a CPU, N x N per head; :func:`torch.nn.functional.scaled_dot_product_attention` does so on a CPU only where
+attention weights are dropped in training.
 
 Shape shorthand in this module:
     B: batch, N: tokens, C: channels, h: heads
@@ -50,6 +51,7 @@ class SelfAttention(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, N, C / h) each
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        del heads, query, key, value  # 3 N C that inference needs no longer
         return self.proj(attended.transpose(1, 2).reshape(batch, length, channels))
 
 
