@@ -33,6 +33,8 @@ COCO_LAYOUTS = {
     'cityscapes_detection': [(f'data/cityscapes/annotations/instancesonly_filtered_gtFine_{s}.json',
                               f'data/cityscapes/leftImg8bit/{s}') for s in ('train', 'val')],
 }
+COCO_LAYOUTS['coco2014_detection'] = [(file.replace('2017', '2014'), folder.replace('2017', '2014'))
+                                      for file, folder in COCO_LAYOUTS['coco_detection']]
 COCO_LAYOUTS['coco_instance'] = COCO_LAYOUTS['coco_detection']
 COCO_LAYOUTS['cityscapes_instance'] = COCO_LAYOUTS['cityscapes_detection']
 VOC_LAYOUTS = {

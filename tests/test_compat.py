@@ -1,6 +1,9 @@
 """Every work-around for the stack does what it says, and the protection of checkpoints stays on."""
+import copy
+import importlib
 import os
 import pickle
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.ops import RoIAlign, nms
+from mmdet.registry import MODELS as mmdet_models
 from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.fileio import LocalBackend
@@ -319,3 +323,65 @@ def test_torchvisions_weights_are_found_without_torchvision(monkeypatch):
     monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', lambda url, map_location=None: asked.append(url) or {})
     mmengine_checkpoint.CheckpointLoader.load_checkpoint('torchvision://resnet50')
     assert asked == [url]
+
+
+SSD_HEAD = dict(
+    type='mmdet.SSDHead', num_classes=3, in_channels=[4, 4],
+    anchor_generator=dict(type='mmdet.SSDAnchorGenerator', scale_major=False, strides=[8, 16], ratios=[[2], [2]],
+                          min_sizes=[8, 16], max_sizes=[16, 32]),
+    test_cfg=dict(nms_pre=10, nms=dict(type='nms', iou_threshold=0.5), min_bbox_size=0, score_thr=0.0, max_per_img=5))
+PREDICT = f"""
+import sys, mmscale
+assert 'mmdet.models' not in sys.modules, 'mmscale imports them, which takes seconds'
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+head = MODELS.build(ConfigDict({SSD_HEAD}))
+maps = [torch.rand(1, 4, 6, 6), torch.rand(1, 4, 3, 3)]
+(found,) = head.predict_by_feat(*head(maps), batch_img_metas=[dict(img_shape=(48, 48), scale_factor=(1., 1.))])
+print(len(found))
+"""
+
+
+def test_ssd_predicts_and_mmdets_models_are_imported_no_earlier():
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', PREDICT], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.split()[-1] == '5', done.stderr
+
+
+def test_ssd_is_mended_at_once_where_mmdets_models_were_imported_first(monkeypatch):
+    importlib.import_module('mmdet.models')
+    monkeypatch.delitem(sys.modules, 'mmscale.compat_ssd', raising=False)
+    monkeypatch.setattr(mmdet_models, '_locations', [])
+    compat.predict_with_ssd()
+    assert 'mmscale.compat_ssd' in sys.modules and not mmdet_models._locations
+    monkeypatch.delitem(sys.modules, 'mmscale.compat_ssd')
+    monkeypatch.delitem(sys.modules, 'mmdet.models')
+    compat.predict_with_ssd()
+    assert 'mmscale.compat_ssd' not in sys.modules and mmdet_models._locations == ['mmscale.compat_ssd']
+
+
+def test_an_ssd_head_keeps_a_loss_of_its_own():
+    """Its ``loss_cls`` is asked for the scores, as in every head of MMDetection; a plain one has the softmax."""
+    plain = mmdet_models.build(copy.deepcopy(SSD_HEAD))
+
+    class Doubled(torch.nn.Module):
+        custom_cls_channels = True
+
+        def get_activation(self, logits):
+            return logits[..., :3].sigmoid() / 1000
+
+    class WithLoss(type(plain)):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.loss_cls = Doubled()
+
+    options = {key: value for key, value in SSD_HEAD.items() if key != 'type'}
+    own = WithLoss(**copy.deepcopy(options))
+    assert isinstance(own.loss_cls, Doubled)
+    maps, meta = [torch.rand(1, 4, 6, 6), torch.rand(1, 4, 3, 3)], dict(img_shape=(48, 48), scale_factor=(1.0, 1.0))
+    scores = []
+    for head in (own, plain):
+        (found,) = head.predict_by_feat(*head(maps), batch_img_metas=[meta], cfg=Config(SSD_HEAD['test_cfg']))
+        scores.append(found.scores)
+    assert 0 < scores[0].max() < 1e-3 < 0.1 < scores[1].max()
+    assert 'loss_cls' not in plain.state_dict() and not plain.loss_cls

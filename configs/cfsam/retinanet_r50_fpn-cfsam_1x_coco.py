@@ -1,4 +1,5 @@
-# CFSAM behind an FPN. An 800x1333 image has 22,000 tokens, eleven times SSD300's: 16 parts leave each as long as SSD300's.
+# CFSAM behind an FPN. An 800x1333 image has 22,000 tokens, eleven times SSD300's: 16 parts leave each as long as
+# SSD300's.
 _base_ = '../fine/retinanet_r50_fpn_1x_coco.py'
 
 model = dict(

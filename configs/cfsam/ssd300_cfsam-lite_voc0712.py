@@ -1,5 +1,5 @@
-# A light CFSAM, the paper's future work (section 5): depthwise 3x3 convolutions in LFE, tokens of 128 channels instead of 256,
-# four parts instead of two, two layers instead of three. The rest is SSD300's.
+# A light CFSAM, the paper's future work (section 5): depthwise 3x3 convolutions in LFE, tokens of 128 channels
+# instead of 256, four parts instead of two, two layers instead of three. The rest is SSD300's.
 _base_ = './ssd300_cfsam_voc0712.py'
 
 model = dict(

@@ -1,5 +1,6 @@
-# The paper's baseline on COCO: batch 16, 120 epochs. Its steps at the epochs 130 and 220 of 260 would never come; here they
-# lie at the same parts of the run, 60 and 102. COCO 2017; docs/cfsam.md says how to train on the paper's 2014 split.
+# The paper's baseline on COCO: batch 16, 120 epochs. Its steps at the epochs 130 and 220 of 260 would never come;
+# here they lie at the same parts of the run, 60 and 102. COCO 2017; docs/cfsam.md says how to train on the paper's
+# 2014 split.
 _base_ = [
     '../_base_/models/ssd300.py',
     '../_base_/datasets/coco_detection.py',

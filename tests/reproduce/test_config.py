@@ -246,6 +246,17 @@ def test_image_scale_is_not_undone_by_a_batch(cfg):
     assert cfg.model.data_preprocessor.batch_augments is None
 
 
+def test_classes_stay_reported_under_another_data_layer(cfg):
+    plain = deepcopy(cfg)
+    swap_dataset(plain, 'voc0712')
+    assert not plain.test_evaluator.get('classwise')
+    cfg.val_evaluator = ConfigDict(type='mmscale.DetectionMetric', protocols='voc07', classwise=True)
+    cfg.test_evaluator = deepcopy(cfg.val_evaluator)
+    swap_dataset(cfg, 'bccd')
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert evaluator.classwise and tuple(evaluator.protocols) == ('coco', 'voc07'), "all else is the layer's"
+
+
 def test_a_shorter_run_keeps_the_shape_of_its_schedule(cfg):
     assert cfg.train_cfg.max_epochs == 12 and cfg.param_scheduler[1].milestones == [8, 11]
     set_epochs(cfg, 6)

@@ -1,6 +1,6 @@
-# SSD300's recipe in the CFSAM paper (section 4.1): SGD, 0.001, a tenth after epoch 130, another tenth after epoch 220, 260
-# epochs of the data (not repeated), 48 images on one GPU. The warm-up of 500 iterations is MMDetection's; the paper names
-# none.
+# SSD300's recipe in the CFSAM paper (section 4.1): SGD, 0.001, a tenth after epoch 130, another tenth after epoch
+# 220, 260 epochs of the data (not repeated), 48 images on one GPU. The warm-up of 500 iterations is MMDetection's;
+# the paper names none.
 max_epochs = 260
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=10)

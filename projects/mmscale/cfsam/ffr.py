@@ -57,4 +57,6 @@ class Recover(nn.ModuleList):
     def forward(self, tokens: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """R ``(B, N, C)`` and every level's ``(Hi, Wi)`` to R1, R2, ... ``(B, Ci, Hi, Wi)``."""
         slices = tokens.transpose(1, 2).split([height * width for height, width in sizes], dim=2)
-        return [conv(part.unflatten(2, size)) for conv, part, size in zip(self, slices, sizes, strict=True)]
+        # not unflatten: an exported graph would keep the batch that it was traced with
+        maps = [part.reshape(*part.shape[:2], *size) for part, size in zip(slices, sizes, strict=True)]
+        return [conv(x) for conv, x in zip(self, maps, strict=True)]

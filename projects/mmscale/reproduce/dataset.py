@@ -27,7 +27,8 @@ def swap_dataset(cfg: Config, name: str) -> None:
     """Put a data layer in the place of a config's own.
 
     The recipe stays the config's: its pipelines (augmentation and image size), batch size, samplers and schedule. From
-    the layer come the data sets, the evaluators, and the class counts, which are set wherever the model names one.
+    the layer come the data sets, the evaluators, and the class counts, which are set wherever the model names one. A
+    config that reports every class (``classwise``) still does.
     A ``RepeatDataset`` or ``ConcatDataset`` of the config goes with its data; one that mixes images
     (``MultiImageMixDataset``) belongs to the pipeline and stays.
 
@@ -52,7 +53,7 @@ def swap_dataset(cfg: Config, name: str) -> None:
             continue
         loader.dataset = _swapped(loader.dataset, source.dataset, name)
         if split != 'train':
-            cfg[f'{split}_evaluator'] = deepcopy(layer[f'{split}_evaluator'])
+            cfg[f'{split}_evaluator'] = _evaluator(cfg.get(f'{split}_evaluator'), layer[f'{split}_evaluator'])
     for key in ('dataset_type', 'data_root', 'metainfo', *CLASS_COUNTS):  # of no effect, but a dump should not mislead
         if key in layer:
             cfg[key] = deepcopy(layer[key])
@@ -97,6 +98,14 @@ def _swapped(own: ConfigDict, source: ConfigDict, name: str) -> ConfigDict:
     _check_annotations(pipeline, leaves[0].pipeline, name)
     for leaf in leaves:
         leaf.pipeline = pipeline
+    return new
+
+
+def _evaluator(own: Any, source: Any) -> Any:
+    """The layer's evaluator, which reports every class if the config's own does."""
+    new = deepcopy(source)
+    if isinstance(own, dict) and isinstance(new, dict) and own.get('classwise') and own.type == new.type:
+        new.classwise = True
     return new
 
 
