@@ -318,7 +318,7 @@ def test_compiles_without_a_graph_break():
 
 @pytest.mark.parametrize('num_parts, traced', [(1, SIZES), (2, SIZES), (3, SIZES), (3, ODD)], ids=str)
 def test_exported_with_open_sizes(num_parts, traced, tmp_path):
-    """Traced where the parts divide the tokens and used where they do not, and the other way round."""
+    """Traced where the parts divide the tokens and used where they do not, and the other way round; any batch, too."""
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnx')
     module, path = cfsam(num_parts=num_parts).eval(), str(tmp_path / 'cfsam.onnx')
@@ -326,7 +326,7 @@ def test_exported_with_open_sizes(num_parts, traced, tmp_path):
     axes = {name: {0: 'batch', 2: f'{name}_height', 3: f'{name}_width'} for name in [*names, *outs]}
     torch.onnx.export(
         module,
-        (maps(traced, batch=1),),
+        (maps(traced, batch=2),),
         path,
         input_names=names,
         output_names=outs,
@@ -335,8 +335,9 @@ def test_exported_with_open_sizes(num_parts, traced, tmp_path):
         dynamo=False,
     )
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    for sizes in (SIZES, ODD, [(9, 5), (2, 2), (1, 2)], [(40, 40), (20, 20), (9, 9)], [(1, 1)] * 3):
-        inputs = maps(sizes)
+    others = [(9, 5), (2, 2), (1, 2)], [(40, 40), (20, 20), (9, 9)], [(1, 1)] * 3
+    for sizes, batch in zip((SIZES, ODD, *others), (1, 2, 3, 1, 3), strict=True):
+        inputs = maps(sizes, batch=batch)
         exported = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
         with torch.no_grad():
             assert_equal([torch.from_numpy(x) for x in exported], module(inputs), rtol=1e-4, atol=1e-4)
@@ -381,18 +382,22 @@ def test_multiply_adds_on_ssd300(num_parts):
 
 
 def test_weights_after_initialisation():
-    """Xavier's uniform bounds, the joint projection of queries, keys and values as one layer, and biases at zero."""
+    """Xavier's uniform bounds, a normal distribution in the Transformer, and biases at zero."""
     module = cfsam([32, 64], channels=64)
     module.init_weights()
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     assert {'lfe.0.0.conv', 'lfe.1.1', 'gfe.transformer.0.attention.qkv', 'fusion', 'recover.1'} < layers.keys()
     for name, layer in layers.items():
-        fan_out, fan_in, *kernel = layer.weight.shape
+        assert (layer.bias == 0).all(), name
+        weight = layer.weight.detach()
+        if name.startswith('gfe.'):
+            assert weight.std() == pytest.approx(0.02, rel=0.1) and weight.abs().max() > 3 * 0.02, name
+            continue
+        fan_out, fan_in, *kernel = weight.shape
         taps = kernel[0] * kernel[1] if kernel else 1
-        bound, weight = (6 / (taps * (fan_in + fan_out))) ** 0.5, layer.weight.detach()
+        bound = (6 / (taps * (fan_in + fan_out))) ** 0.5
         assert 0.97 * bound < weight.abs().max() <= bound, name
         assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.1), name
-        assert (layer.bias == 0).all(), name
     for norm in (layer for layer in module.modules() if isinstance(layer, nn.LayerNorm)):
         assert (norm.weight == 1).all() and (norm.bias == 0).all()
 
@@ -408,6 +413,15 @@ def test_default_initialisation_keeps_the_scale_of_its_inputs():
     module.init_weights()
     for x in (*module.lfe(inputs), *module(inputs)):
         assert 0.5 < x.std() < 2
+
+
+def test_the_untrained_transformer_is_little_more_than_the_identity():
+    """Untrained attention is nearly the tokens' mean: with Xavier's weights that outweighs what tells them apart."""
+    module, tokens = CFSAM([8]), torch.randn(1, 600, 256)
+    module.init_weights()
+    changed = module.gfe(tokens) - tokens
+    assert changed.std() < 0.2 * tokens.std()
+    assert changed.mean(dim=1).std() < 0.1 * tokens.std(), 'no offset that all tokens share'
 
 
 def test_depthwise_local_features():
