@@ -381,6 +381,16 @@ def test_multiply_adds_on_ssd300(num_parts):
     assert cost.macs == pytest.approx(lfe + 3 * layer + restored, rel=0.002) and cost.unknown == {}
 
 
+@pytest.mark.parametrize('stages', [('lfe',), ('lfe', 'gfe'), ('lfe', 'gfe', 'ffr')])
+def test_every_form_is_initialised(stages):
+    module = cfsam(stages=stages)
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, 7.0)
+    module.init_weights()
+    touched = {name for name, parameter in module.named_parameters() if (parameter != 7).any()}
+    assert touched == {name for name, _ in module.named_parameters() if 'norm' not in name}
+
+
 def test_weights_after_initialisation():
     """Xavier's uniform bounds, a normal distribution in the Transformer, and biases at zero."""
     module = cfsam([32, 64], channels=64)

@@ -36,15 +36,6 @@ from .partition import shrink, stretch
 __all__ = ['CFSAM']
 
 STAGES = ('lfe', 'gfe', 'ffr')
-INIT = [
-    dict(type='Xavier', layer='Conv2d', distribution='uniform'),
-    dict(
-        type='TruncNormal',
-        layer='Linear',
-        std=0.02,
-        override=dict(name='fusion', type='Xavier', distribution='uniform'),
-    ),
-]
 
 
 @MODELS.register_module()
@@ -70,10 +61,9 @@ class CFSAM(BaseModule):
         norm_cfg (dict, optional): Normalisation between LFE's two convolutions. Defaults to None, as in eq. 1.
         act_cfg (dict, optional): Activation between LFE's two convolutions. Defaults to None, as in eq. 1.
         dropout (float): In the Transformer. Defaults to 0.0.
-        init_cfg (dict or list[dict], optional): Initialisation in MMEngine's form. Defaults to :data:`INIT`, ours:
-            Xavier's uniform one for convolutions and the fusion, as in MMDetection's SSD neck and head; a truncated
-            normal distribution of width 0.02 for the Transformer, as in ViT, so that it begins as little more than the
-            identity and hands the head no offset that all tokens share.
+        init_cfg (dict or list[dict], optional): Initialisation in MMEngine's form, of all but the Transformer, which
+            has its own (:class:`.gfe.GlobalFeatureExtraction`). Defaults to Xavier's uniform one for convolutions and
+            linear layers, as in MMDetection's SSD neck and head; ours.
 
     Raises:
         ValueError: If an argument is out of its range, or the maps of ``forward`` are not those of ``in_channels``.
@@ -100,7 +90,7 @@ class CFSAM(BaseModule):
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         dropout: float = 0.0,
-        init_cfg: dict | list | None = INIT,
+        init_cfg: dict | list | None = dict(type='Xavier', layer=['Conv2d', 'Linear'], distribution='uniform'),  # noqa: B006
     ) -> None:
         super().__init__(init_cfg)
         for name, value in dict(
