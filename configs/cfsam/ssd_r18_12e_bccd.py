@@ -35,3 +35,5 @@ param_scheduler = [
         T_max=max_epochs,
         convert_to_iter_based=True)
 ]
+
+auto_scale_lr = dict(enable=False, base_batch_size=8)
