@@ -412,6 +412,14 @@ def test_weights_after_initialisation():
         assert (norm.weight == 1).all() and (norm.bias == 0).all()
 
 
+def test_depthwise_convolutions_start_at_the_scale_of_their_inputs():
+    module, inputs = CFSAM([512, 64], channels=64, depthwise=True), maps([(12, 12), (6, 6)], [512, 64])
+    module.init_weights()
+    for convs, x in zip(module.lfe, inputs, strict=True):
+        assert convs[0].conv.weight.shape[1] == 1 and (convs[0].conv.bias == 0).all()
+        assert 0.7 < convs[0](x)[:, :, 1:-1, 1:-1].std() < 1.4
+
+
 def test_own_initialisation_wins():
     module = cfsam(init_cfg=dict(type='Constant', layer='Conv2d', val=0.5))
     module.init_weights()
@@ -458,11 +466,12 @@ def test_norm_and_activation_stand_between_the_convolutions():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(channels=0), 'channels=0 of CFSAM should be 1 or more'),
-        (dict(num_parts=0), 'num_parts=0 of CFSAM should be 1 or more'),
-        (dict(num_parts=-2), 'num_parts=-2 of CFSAM should be 1 or more'),
-        (dict(num_layers=0), 'num_layers=0 of CFSAM should be 1 or more'),
-        (dict(feedforward_channels=0), 'feedforward_channels=0 of CFSAM should be 1 or more'),
+        (dict(channels=0), 'channels=0 of CFSAM should be a whole number from 1'),
+        (dict(num_parts=0), 'num_parts=0 of CFSAM should be a whole number from 1'),
+        (dict(num_parts=1.5), 'num_parts=1.5 of CFSAM should be a whole number from 1'),
+        (dict(num_parts=-2), 'num_parts=-2 of CFSAM should be a whole number from 1'),
+        (dict(num_layers=0), 'num_layers=0 of CFSAM should be a whole number from 1'),
+        (dict(feedforward_channels=0), 'feedforward_channels=0 of CFSAM should be a whole number from 1'),
         (dict(num_heads=3), 'channels=8 of an attention must be a multiple of num_heads=3'),
         (dict(num_heads=0), 'channels=8 of an attention must be a multiple of num_heads=0'),
         (dict(in_channels=[]), r'in_channels=\[\] of CFSAM names no map'),

@@ -99,8 +99,8 @@ class CFSAM(BaseModule):
             num_layers=num_layers,
             feedforward_channels=feedforward_channels,
         ).items():
-            if value < 1:
-                raise ValueError(f'{name}={value} of CFSAM should be 1 or more')
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name}={value!r} of CFSAM should be a whole number from 1')
         self.in_channels = list(in_channels)
         self.levels = checked_levels('CFSAM', levels, len(self.in_channels))
         self.stages = _checked_stages(stages)

@@ -35,7 +35,7 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
         >>> flatten_levels([torch.rand(2, 8, 5, 5), torch.rand(2, 8, 3, 3)]).shape
         torch.Size([2, 34, 8])
     """
-    return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
 class GlobalFeatureExtraction(BaseModule):

@@ -9,12 +9,13 @@ Shape shorthand in this module:
 from collections.abc import Sequence
 
 from mmcv.cnn import ConvModule
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 __all__ = ['LocalFeatureExtraction']
 
 
-class LocalFeatureExtraction(nn.ModuleList):
+class LocalFeatureExtraction(ModuleList):
     """A 3x3 convolution (Ci to Ci) and a 1x1 convolution (Ci to C) for each level.
 
     Args:
@@ -54,6 +55,18 @@ class LocalFeatureExtraction(nn.ModuleList):
             )
             for width in in_channels
         )
+
+    def init_weights(self) -> None:
+        """As whoever holds it says; depthwise convolutions by Xavier for the one channel that each kernel sees.
+
+        Xavier's rule counts a layer's channels as if they were connected, and would start those near zero.
+        """
+        super().init_weights()
+        for convs in self:
+            conv = convs[0].conv
+            if conv.groups > 1:
+                bound = (6 / (2 * conv.weight[0].numel())) ** 0.5
+                nn.init.uniform_(conv.weight, -bound, bound)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """F1, F2, ... ``(B, Ci, Hi, Wi)`` to L1, L2, ... ``(B, C, Hi, Wi)``."""
