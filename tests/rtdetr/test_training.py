@@ -1,22 +1,16 @@
 """RT-DETR's recipe by the real engine, on generated images of 96x96: what training promises wherever it runs."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, DefaultScope
-from mmengine.utils import ManagerMixin
+from mmengine.registry import HOOKS
 
-from mmscale.datasets.generate import generate
 from mmscale.engine.checkpoint import load_checkpoint
 from mmscale.engine.train import build_parser, prepare, train
 
+from ..trainings import equal, half_empty_images, kill_at, own_process_state, same_end, train_in_two_processes
 from . import small
 
 CONFIG = """
@@ -58,35 +52,12 @@ NO_VAL = ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     """Six images for training, every second one without its object, and two for validation."""
-    root = tmp_path_factory.mktemp('small') / 'data'
-    generate(root, images_train=6, images_val=2, size=96, objects=(1, 1))
-    file = root / 'annotations' / 'train.json'
-    content = json.loads(file.read_text())
-    content['annotations'] = [entry for entry in content['annotations'] if entry['image_id'] % 2]
-    file.write_text(json.dumps(content))
-    return root
+    return half_empty_images(tmp_path_factory.mktemp('small') / 'data')
 
 
-@pytest.fixture(autouse=True)
-def own_process_state(monkeypatch):
-    """One thread, whose sums repeat to the last bit; and none of the globals that a run of MMEngine leaves.
-
-    The config that a run prints is not set in type: YAPF takes longer for it than these trainings.
-    """
-    monkeypatch.setattr(Config, 'pretty_text', property(lambda cfg: f'model = {cfg.model!r}'))
-    monkeypatch.delenv('LOCAL_RANK', raising=False)
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    threads, known = torch.get_num_threads(), set(HOOKS.module_dict)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    for name in set(HOOKS.module_dict) - known:
-        del HOOKS.module_dict[name]
-    classes = [ManagerMixin]
-    for cls in classes:
-        classes += cls.__subclasses__()
-        getattr(cls, '_instance_dict', {}).clear()
-    assert DefaultScope.get_current_instance() is None
+@pytest.fixture(autouse=True, name='own_process_state')
+def fresh_process_state(monkeypatch):
+    yield from own_process_state(monkeypatch)
 
 
 @pytest.fixture
@@ -100,10 +71,6 @@ def run(data, tmp_path):
         return train(prepare(build_parser().parse_args(argv + (['--cfg-options', *cfg] if cfg else []))))
 
     return run
-
-
-def equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_validation_and_checkpoints_have_the_averaged_weights(run, tmp_path):
@@ -137,23 +104,16 @@ def test_validation_and_checkpoints_have_the_averaged_weights(run, tmp_path):
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(run, tmp_path):
     run('whole')
 
-    @HOOKS.register_module()
-    class Kill(Hook):
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            if runner.iter == 7:  # within the third epoch of three steps
-                raise KeyboardInterrupt
-
+    kill_at(7)  # within the third epoch of three steps
     with pytest.raises(KeyboardInterrupt):
         run('killed', extra="custom_hooks.append(dict(type='Kill'))")
     assert not (tmp_path / 'killed' / 'epoch_3.pth').exists()
     run('killed', '--resume')
     whole, resumed = (load_checkpoint(tmp_path / name / 'epoch_3.pth') for name in ('whole', 'killed'))
-    assert equal(whole['state_dict'], resumed['state_dict'])
+    same_end(whole, resumed)
     assert equal(whole['ema_state_dict'], resumed['ema_state_dict'])
     assert whole['ema_state_dict']['steps'] == 9
-    first, second = (checkpoint['optimizer'] for checkpoint in (whole, resumed))
-    assert first['param_groups'] == second['param_groups'] and len(first['param_groups']) == 4
-    assert all(equal(first['state'][index], second['state'][index]) for index in first['state'])
+    assert len(whole['optimizer']['param_groups']) == 4
 
 
 def test_learning_rates_follow_the_batch_size(run):
@@ -168,55 +128,10 @@ def test_mixed_precision(run):
     assert all(parameter.isfinite().all() for parameter in runner.model.parameters())
 
 
-PLUGIN = """
-import hashlib
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-
-@HOOKS.register_module()
-class Note(Hook):
-    def __init__(self, folder):
-        self.folder, self.counts = folder, []
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.counts.append(sum(len(sample.gt_instances) for sample in data_batch['data_samples']))
-    def after_train(self, runner):
-        digest = hashlib.sha256()
-        for parameter in runner.model.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
-        with open(f'{self.folder}/rank{get_rank()}', 'w') as file:
-            file.write(f'{digest.hexdigest()} {self.counts} {runner.model.find_unused_parameters}')
-"""
-
-
 def test_two_processes_one_of_which_never_sees_an_object(data, tmp_path, repo):
-    (tmp_path / 'plugin.py').write_text(PLUGIN)
-    extra = f"""
-custom_hooks.append(dict(type='Note', folder={str(tmp_path)!r}))
-custom_imports = dict(imports=['mmscale', 'plugin'])
-train_dataloader.update(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False))
-train_cfg.update(max_epochs=1)
-val_cfg = val_dataloader = val_evaluator = None
-"""
-    (tmp_path / 'config.py').write_text(CONFIG.format(data=str(data), extra=extra))
-    env = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(tmp_path), 'CUDA_VISIBLE_DEVICES': '-1'}
-    done = subprocess.run(
-        [str(repo / 'tools' / 'dist_train.sh'), str(tmp_path / 'config.py'), '2', '--work-dir', str(tmp_path / 'run')],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert 'SyncBatchNorm needs GPUs' in done.stdout
-    (first, counts, unused), (second, none, _) = (
-        (tmp_path / f'rank{rank}').read_text().replace(', ', ',').split() for rank in (0, 1)
-    )
-    assert first == second
-    assert sum(json.loads(counts)) > 0 and json.loads(none) == [0, 0, 0]
-    assert unused == 'False'
+    config = CONFIG.format(data=str(data), extra='')
+    printed = train_in_two_processes(config, 'custom_hooks.append({})', tmp_path, repo)
+    assert 'SyncBatchNorm needs GPUs' in printed
 
 
 def test_losses_are_in_single_precision_under_autocast():
