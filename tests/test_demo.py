@@ -39,6 +39,8 @@ def test_leaves_table_picture_and_results_and_reuses_them(small, tmp_path, capsy
 
     checkpoints = {path: path.stat().st_mtime_ns for path in root.rglob('epoch_*.pth')}
     assert len(checkpoints) == 2
+    logs = [path.parents[2] for path in root.rglob('scalars.json') if '"loss"' in path.read_text()]
+    assert sorted(logs) == sorted(path.parent for path in checkpoints), 'each run has a log of its own'
     capsys.readouterr()
     demo.main(arguments)
     assert capsys.readouterr().out.count('finished before') == 2
