@@ -20,6 +20,8 @@ from torch import nn
 
 from mmscale.registry import MODELS
 
+from .hsd_detr import small_detectors
+
 WIDTHS = [8, 16, 32, 64]
 SIZES = [(24, 32), (12, 16), (6, 8), (3, 4)]  # strides 4 to 32 of an image of 96x128
 
@@ -42,12 +44,12 @@ class Contract:
         return build(score_thr=score_thr)
 
 
-def fcos(neck, score_thr=0.05):
-    """A small FCOS around the neck."""
+def fcos(neck, score_thr=0.05, backbone=None):
+    """A small FCOS around the neck; ``backbone`` changes options of its backbone."""
     return MMDET_MODELS.build(
         dict(
             type='FCOS',
-            backbone=dict(type='ResNet', depth=18, base_channels=8, norm_eval=False),
+            backbone={**dict(type='ResNet', depth=18, base_channels=8, norm_eval=False), **(backbone or {})},
             neck=neck,
             bbox_head=dict(
                 type='FCOSHead',
@@ -106,6 +108,13 @@ def behind_fpn(type, width=None, **options):
         partial(fcos, [plain, behind]),
         part='neck.1',
     )
+
+
+def resnet(type, outputs, part='backbone', **options):
+    """A ResNet, or a part of one, in an FCOS with an FPN."""
+    backbone = dict(type='mmscale.SPDMixerResNet')
+    detector = partial(fcos, {**neck('FPN'), 'type': 'FPN'}, backbone=backbone)
+    return Contract(dict(type=f'mmscale.{type}', **options), [(3, 96, 128)], outputs, detector, part=part)
 
 
 def rtdetr_parts():
@@ -168,6 +177,29 @@ def labels_and_ious():
     return torch.randn(2, 3, requires_grad=True), (torch.tensor([1, 3]), torch.rand(2))
 
 
+def boxes_and_sizes():
+    """What RF-MPDIoU takes: boxes, targets, and the size of the image that each is in."""
+    pred = (torch.rand(2, 4) + torch.tensor([0, 0, 40, 30])).requires_grad_()
+    return pred, pred.detach() + torch.rand(2, 4), None, None, None, torch.tensor([[128.0, 96], [80, 60]])
+
+
+def maps_and_proposals():
+    """What a RoI head takes: maps of strides 8 to 32 and a proposal in each image."""
+    return [torch.randn(2, 32, *s) for s in SIZES[1:]], [InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 30]]))] * 2
+
+
+def size_aware(name, head, anchors):
+    """A dense head of MMDetection around RF-MPDIoU, in its detector; for every map classes, boxes and perhaps more."""
+
+    def build(score_thr=0.05):
+        return small_detectors.build(small_detectors.one_stage(name, head, score_thr))
+
+    sizes = SIZES[1:] if name == 'RetinaNet' else SIZES[1:3]
+    widths = [3 * anchors, 4 * anchors] + ([1] if name == 'FCOS' else [])
+    outputs = [(width, *size) for width in widths for size in sizes]
+    return Contract(head, [pyramid([32] * len(sizes), sizes)], outputs, build, part='bbox_head')
+
+
 def images_and_samples():
     """What a detector takes."""
     return torch.randn(2, 3, 96, 128, requires_grad=True), [sample(2), sample(1)]
@@ -196,6 +228,11 @@ MODEL_CONTRACTS = {
     'CFAM': behind_fpn('CFAM', width=32, out_channels=32),
     'MobileViTNeck': behind_fpn('MobileViTNeck', channels=16, num_layers=1, feedforward_channels=32),
     'ResNetVd': rtdetr_part('backbone', [(3, 96, 128)], pyramid()),
+    'SPDMixer': resnet('SPDMixer', [(8, 24, 32)], 'backbone.stem', out_channels=8),
+    'SPDMixerResNet': resnet('SPDMixerResNet', pyramid(WIDTHS, SIZES), depth=18, base_channels=8, norm_eval=False),
+    'SPDMixerResNetVd': rtdetr_part(
+        'backbone', [(3, 96, 128)], pyramid(), {**rtdetr_parts()['backbone'], 'type': 'mmscale.SPDMixerResNetVd'}
+    ),
     'HGNetV2': rtdetr_part(
         'backbone',
         [(3, 96, 128)],
@@ -244,6 +281,23 @@ MODEL_CONTRACTS = {
         part='bbox_head',
         detections=20,
     ),
+    'RFMPDIoULoss': Contract(
+        dict(type='mmscale.RFMPDIoULoss', reduction='none'),
+        boxes_and_sizes,
+        [()],
+        partial(rtdetr, {'bbox_head': {**rtdetr_parts()['bbox_head'], 'loss_iou': dict(type='mmscale.RFMPDIoULoss')}}),
+        part='bbox_head',
+        detections=20,
+    ),
+    'SizeAwareRetinaHead': size_aware('RetinaNet', small_detectors.retina_head(), anchors=3),
+    'SizeAwareFCOSHead': size_aware('FCOS', small_detectors.fcos_head(), anchors=1),
+    'SizeAwareRoIHead': Contract(
+        small_detectors.roi_head(),
+        maps_and_proposals,
+        [(4,), (12,)],
+        lambda score_thr=0.05: small_detectors.build(small_detectors.faster_rcnn(score_thr=score_thr)),
+        part='roi_head',
+    ),
     'BatchResizeChoice': Contract(
         dict(type='mmscale.BatchResizeChoice', sizes=[[48, 64]]),
         images_and_samples,
@@ -253,6 +307,13 @@ MODEL_CONTRACTS = {
         detections=20,
     ),
 }
+
+
+def tensors(outs):
+    """Those in nested lists."""
+    if torch.is_tensor(outs):
+        return [outs]
+    return [x for out in outs for x in tensors(out)] if isinstance(outs, list | tuple) else []
 
 
 def registered():
@@ -294,8 +355,7 @@ def test_builds_from_a_config_in_mmdetections_registry(contract):
 def test_shapes_and_gradients(contract):
     module = MMDET_MODELS.build(contract.cfg)
     arguments = contract.inputs() if callable(contract.inputs) else batch_of_two(contract.inputs)
-    outs = module(*arguments)
-    outs = [outs] if torch.is_tensor(outs) else [out for out in outs if torch.is_tensor(out)]
+    outs = tensors(module(*arguments))
     assert [tuple(out.shape) for out in outs] == [(2, *shape) for shape in contract.outputs]
     sum((out * torch.randn_like(out)).sum() for out in outs).backward()
     check_gradients(module, contract.no_gradient, contract.by_loss)

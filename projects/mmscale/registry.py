@@ -22,6 +22,7 @@ MODELS = Registry(
     locations=[
         'mmscale.fine',
         'mmscale.cfsam',
+        'mmscale.hsd_detr',
         'mmscale.rivals',
         'mmscale.rtdetr',
         'mmscale.rtdetr.batch_augment',

@@ -2,11 +2,13 @@
 
 from .fpn import TopDownFPN
 from .init import init_as_torch
+from .mobileone import MobileOneBlock
 from .rep_vgg import RepVGGBlock
 from .reparam import fold_norm, reparameterize
 from .transformer import SelfAttention, TransformerLayer
 
 __all__ = [
+    'MobileOneBlock',
     'RepVGGBlock',
     'SelfAttention',
     'TopDownFPN',

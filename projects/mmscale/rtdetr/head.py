@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmscale.layers import init_as_torch
+from mmscale.layers.image_sizes import image_sizes, sizes_of_images
 from mmscale.registry import MODELS
 
 from .losses import IoUVarifocalLoss
@@ -38,8 +39,8 @@ class RTDETRHead(DINOHead):
             ``dict(type='mmscale.IoUVarifocalLoss')``.
         loss_bbox (dict): Loss of (cx, cy, w, h) over the image's size. Defaults to
             ``dict(type='mmdet.L1Loss', loss_weight=5.0)``.
-        loss_iou (dict): Loss of (x1, y1, x2, y2) in pixels, any of MMDetection's. Defaults to
-            ``dict(type='mmdet.GIoULoss', loss_weight=2.0)``.
+        loss_iou (dict): Loss of (x1, y1, x2, y2) in pixels, any of MMDetection's or ``mmscale.RFMPDIoULoss``. Defaults
+            to ``dict(type='mmdet.GIoULoss', loss_weight=2.0)``.
         sync_cls_avg_factor (bool): Whether the number of objects that classes are averaged over is that of all
             processes. Defaults to True.
         **kwargs: As MMDetection's ``DINOHead``; the detector sets ``num_pred_layer`` and ``as_two_stage``.
@@ -159,7 +160,8 @@ class RTDETRHead(DINOHead):
         if isinstance(self.loss_cls, IoUVarifocalLoss | QualityFocalLoss):
             cls_targets = (labels, bbox_overlaps(corners.detach(), target_corners, is_aligned=True))
         loss_cls = self.loss_cls(logits, cls_targets, label_weights, avg_factor=cls_count)
-        loss_iou = self.loss_iou(corners, target_corners, box_weights, avg_factor=count)
+        with image_sizes(sizes_of_images(metas), rows='blocks'):
+            loss_iou = self.loss_iou(corners, target_corners, box_weights, avg_factor=count)
         loss_bbox = self.loss_bbox(boxes, box_targets, box_weights, avg_factor=count)
         return loss_cls.sum(), loss_bbox, loss_iou
 

@@ -1,0 +1,24 @@
+# HSD-DETR-S on DIOR; another data set in its form is this file with another data layer.
+_base_ = [
+    '../_base_/models/hsd-detr_s.py',
+    '../_base_/datasets/dior.py',
+    '../_base_/schedules/schedule_rtdetr_72e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(batch_augments=_base_.rtdetr_batch_augments),
+    bbox_head=dict(num_classes={{_base_.num_classes}}))
+
+train_pipeline = _base_.rtdetr_train_pipeline
+test_pipeline = _base_.rtdetr_test_pipeline
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=4,
+    batch_sampler=None,  # all images have one size
+    dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0)}))  # it starts from random weights
+custom_hooks = [*_base_.custom_hooks, _base_.rtdetr_ema]

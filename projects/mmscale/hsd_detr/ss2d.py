@@ -1,0 +1,158 @@
+"""SS2D, the two-dimensional selective scan: the map is read row by row and column by column, both ways.
+
+Paper: HSD-DETR (Remote Sens. 2026, 18(10), 1577), section 3.2, eq. 2; the name and the four orders are those of
+"VMamba: Visual State Space Model" (Liu et al., NeurIPS 2024), section 4.2.
+
+    x -- 1x1 -- depthwise 3x3 -- SiLU --+-- V ----------------------------- scans, summed -- norm -- 1x1 --> out
+                                        |                                     ^
+                                        +-- 1x1 --> Q, K, step per direction -+
+
+From the paper: a scan over the map in the linear-attention form, a state width and an expansion ratio, whose values are
+lost in our text. Ours: 16 and 2, which are Mamba's; everything between the input and the scan, as VMamba has it; heads
+of 32 channels with a rate each, as in Mamba-2, instead of one per channel and state, which is no matrix product; batch
+norm behind the scan, which costs nothing once it is folded; no gate.
+
+Shape shorthand in this module:
+    B: batch, C: channels, H, W: size of the map, D: heads, P: channels of a head, N: width of the state, T: H * W
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmscale.layers import init_as_torch
+from mmscale.layers.reparam import fold_norm_before
+
+from .selective_scan import ScanInputs, chunked_scan
+
+__all__ = ['SS2D']
+
+DIRECTIONS = ('right', 'left', 'down', 'up')
+RATES = (1.0, 16.0)  # Mamba-2's range of -rate at the start
+STEPS = (0.001, 0.1)  # Mamba's range of the step at the start
+
+
+class SS2D(BaseModule):
+    """Every position sees the whole map, at a cost in proportion to its positions.
+
+    Args:
+        channels (int): C.
+        state_channels (int): N. Defaults to 16; ours.
+        expansion (float): Width of the values over C. Defaults to 2.0; ours.
+        head_channels (int): P, a divisor of ``expansion * channels``. Defaults to 32; ours.
+        directions (Sequence[str]): Any of ``'right'``, ``'left'`` (along the rows), ``'down'`` and ``'up'`` (along the
+            columns). Defaults to all four.
+        chunk (int): Tokens of a chunk; changes time and memory, not the result. Defaults to 32.
+        norm_cfg (dict, optional): Normalisation behind the scan. Defaults to None, ``dict(type='BN')``.
+        init_cfg (dict or list[dict], optional): Initialisation in MMEngine's form. Defaults to None: PyTorch's own for
+            convolutions, Mamba's for steps and rates.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> SS2D(16)(torch.rand(2, 16, 5, 7)).shape
+        torch.Size([2, 16, 5, 7])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        state_channels: int = 16,
+        expansion: float = 2.0,
+        head_channels: int = 32,
+        directions: Sequence[str] = DIRECTIONS,
+        chunk: int = 32,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        inner = int(channels * expansion)
+        if head_channels < 1 or inner < 1 or inner % head_channels:
+            raise ValueError(
+                f'head_channels={head_channels} of SS2D does not divide its {inner} inner channels '
+                f'(channels={channels}, expansion={expansion})'
+            )
+        if state_channels < 1 or chunk < 1:
+            raise ValueError(f'state_channels={state_channels} and chunk={chunk} of SS2D should be 1 or more')
+        self.directions = _checked_directions(directions)
+        self.channels, self.state_channels, self.chunk = channels, state_channels, chunk
+        self.num_heads = inner // head_channels
+        count = len(self.directions)
+        self.in_proj = nn.Conv2d(channels, inner, 1)
+        self.local = ConvModule(inner, inner, 3, padding=1, groups=inner, norm_cfg=None, act_cfg=dict(type='SiLU'))
+        self.select = nn.Conv2d(inner, count * (2 * state_channels + self.num_heads), 1, bias=False)
+        self.step_bias = nn.Parameter(torch.empty(count, self.num_heads))
+        self.log_rate = nn.Parameter(torch.empty(count, self.num_heads))
+        self.skip = nn.Parameter(torch.empty(self.num_heads))
+        self.norm = build_norm_layer(norm_cfg or dict(type='BN'), inner)[1]
+        self.out_proj = nn.Conv2d(inner, channels, 1)
+        self._init_scan()
+
+    def init_weights(self) -> None:
+        """PyTorch's own for convolutions; steps between 0.001 and 0.1, rates between -1 and -16, as Mamba's."""
+        init_as_torch(self)
+        self._init_scan()
+        super().init_weights()
+
+    def _init_scan(self) -> None:
+        with torch.no_grad():
+            low, high = (math.log(step) for step in STEPS)
+            step = torch.exp(torch.rand_like(self.step_bias) * (high - low) + low)
+            self.step_bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of it is the step
+            self.log_rate.copy_(torch.empty_like(self.log_rate).uniform_(*RATES).log())
+            self.skip.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C, H, W)``."""
+        value = self.local(self.in_proj(x))
+        out = self.scan(value).to(value.dtype)
+        return self.out_proj(self.norm(out))
+
+    def scan(self, value: Tensor) -> Tensor:
+        """Eq. 2 in every direction, summed, and each token's own value: ``(B, D * P, H, W)`` to the same."""
+        inputs = self._inputs(value)
+        heads = value.unflatten(1, (self.num_heads, -1))  # (B, D, P, H, W)
+        out = heads * self.skip[:, None, None, None]
+        for pair, transposed in ((DIRECTIONS[:2], False), (DIRECTIONS[2:], True)):
+            forward, backward = (inputs.get(name) for name in pair)
+            if forward is None and backward is None:
+                continue
+            ordered = heads.transpose(3, 4) if transposed else heads
+            scanned = chunked_scan(ordered.flatten(3), forward, backward, self.chunk).view(ordered.shape)
+            out = out + (scanned.transpose(3, 4) if transposed else scanned)
+        return out.flatten(1, 2)
+
+    def _inputs(self, value: Tensor) -> dict[str, ScanInputs]:
+        """Query, key, step and rate of every direction; columns are read from the transposed map."""
+        widths = (self.state_channels, self.state_channels, self.num_heads)
+        selected = self.select(value).chunk(len(self.directions), dim=1)
+        inputs = {}
+        for i, (name, x) in enumerate(zip(self.directions, selected, strict=True)):
+            x = x.transpose(2, 3) if name in DIRECTIONS[2:] else x
+            query, key, step = x.flatten(2).split(widths, dim=1)
+            step = nn.functional.softplus(step.float() + self.step_bias[i, :, None])
+            inputs[name] = ScanInputs(query, key, step, -self.log_rate[i].exp())
+        return inputs
+
+    def reparameterized(self) -> nn.Module:
+        """The same function in evaluation mode, the norm folded into the convolution behind it."""
+        folded = copy.deepcopy(self)
+        if isinstance(self.norm, _BatchNorm):
+            kernel, bias = fold_norm_before(self.norm, self.out_proj)
+            folded.out_proj.weight.data, folded.out_proj.bias.data = kernel, bias
+            folded.norm = nn.Identity()
+        return folded
+
+
+def _checked_directions(directions: Sequence[str]) -> tuple[str, ...]:
+    directions = (directions,) if isinstance(directions, str) else tuple(directions)
+    if not directions or len(set(directions)) != len(directions) or not set(directions) <= set(DIRECTIONS):
+        raise ValueError(f'directions={directions} of SS2D should be one or more of {DIRECTIONS}, each once')
+    return directions
