@@ -73,6 +73,12 @@ def rcnn_train_cfg(**changes):
     return dict(assigner=assigner, sampler=sampler, pos_weight=-1, debug=False, **changes)
 
 
+def rpn_train_cfg():
+    sampler = dict(type='RandomSampler', num=64, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False)
+    assigner = {**ASSIGNER, 'pos_iou_thr': 0.7, 'neg_iou_thr': 0.3, 'min_pos_iou': 0.3}
+    return dict(assigner=assigner, sampler=sampler, allowed_border=-1, pos_weight=-1, debug=False)
+
+
 def one_stage(name, head, score_thr=0.05):
     """RetinaNet of three levels, or FCOS of two."""
     train_cfg = dict(
@@ -94,20 +100,13 @@ def one_stage(name, head, score_thr=0.05):
 
 def faster_rcnn(head=None, score_thr=0.05):
     proposals = dict(nms_pre=50, max_per_img=12, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
-    rpn = dict(
-        assigner={**ASSIGNER, 'pos_iou_thr': 0.7, 'neg_iou_thr': 0.3, 'min_pos_iou': 0.3},
-        sampler=dict(type='RandomSampler', num=64, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False),
-        allowed_border=-1,
-        pos_weight=-1,
-        debug=False,
-    )
     return dict(
         type='FasterRCNN',
         backbone=BACKBONE,
         neck=NECK,
         rpn_head=dict(type='RPNHead', in_channels=32, feat_channels=32, anchor_generator=anchors()),
         roi_head=head or roi_head(),
-        train_cfg=dict(rpn=rpn, rpn_proposal=proposals, rcnn=rcnn_train_cfg()),
+        train_cfg=dict(rpn=rpn_train_cfg(), rpn_proposal=proposals, rcnn=rcnn_train_cfg()),
         test_cfg=dict(
             rpn=proposals,
             rcnn=dict(score_thr=score_thr, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20),

@@ -26,7 +26,7 @@ from mmscale.registry import MODELS
 
 __all__ = ['RFMPDIoULoss', 'rf_mpdiou_loss']
 
-NO_AREA = 1e-24  # below it a union counts as none: the gradients of a quotient would leave single precision
+NO_AREA = 1e-24  # below it a union counts as none: the gradient of a quotient would leave single precision
 REDUCTIONS = ('none', 'mean', 'sum')
 
 
@@ -81,8 +81,7 @@ def _iou(pred: Tensor, target: Tensor) -> Tensor:
     shared = torch.minimum(pred[:, 2:], target[:, 2:]) - torch.maximum(pred[:, :2], target[:, :2])
     shared, own, other = (sides.clamp(min=0).prod(dim=1) for sides in (shared, _sides(pred), _sides(target)))
     union = own + other - shared
-    empty = union < NO_AREA
-    return (shared / union.masked_fill(empty, 1)).masked_fill(empty, 0)
+    return shared / union.masked_fill(union < NO_AREA, 1)
 
 
 def _sides(boxes: Tensor) -> Tensor:

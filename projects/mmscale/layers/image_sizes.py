@@ -64,7 +64,7 @@ def image_sizes(sizes: Tensor | Sequence[Sequence[float]], rows: str) -> Iterato
     """
     if rows not in RULES:
         raise ValueError(f"rows={rows!r} of image_sizes should be 'blocks' or 'stated'")
-    sizes = torch.as_tensor(sizes, dtype=torch.float)
+    sizes = torch.as_tensor(sizes, dtype=torch.float, device='cpu')
     if sizes.dim() != 2 or sizes.shape[1] != 2 or not len(sizes):
         raise ValueError(f'sizes of image_sizes have the shape {tuple(sizes.shape)}, but should have (B, 2), B > 0')
     if not ((sizes > 0) & sizes.isfinite()).all():
