@@ -114,15 +114,15 @@ def chunked_scan(
     if not torch.jit.is_tracing():  # a traced graph may meet longer inputs
         chunk = min(chunk, length)
     with torch.autocast(value.device.type, enabled=False):
-        value = _chunks(_single(value), chunk)  # (B, D, P, n, L)
-        value = value.transpose(2, 3)  # (B, D, n, P, L)
+        value = _chunks(_single(value), chunk).transpose(2, 3).contiguous()  # (B, D, n, P, L)
         ahead = None if forward is None else _Direction(forward, chunk, backward=False)
         behind = None if backward is None else _Direction(backward, chunk, backward=True)
-        out = value @ _weights(ahead, behind)
+        out = value.flatten(0, 2) @ _weights(ahead, behind).flatten(0, 2)
         for direction in (ahead, behind):
             if direction is not None:
-                out = out + direction.carried(value)
-        return out.transpose(2, 3).flatten(3)[..., :length]
+                states, query = direction.carried(value)
+                out = torch.baddbmm(out, states.flatten(0, 2), query.flatten(0, 2))
+        return out.view(value.shape).transpose(2, 3).flatten(3)[..., :length]
 
 
 class _Direction:
@@ -169,8 +169,8 @@ class _Direction:
         """What a token adds to itself, ``(B, D, n, L)``."""
         return self.step * (self.query * self.key).sum(2)[:, None]
 
-    def carried(self, value: Tensor) -> Tensor:
-        """What comes from other chunks, ``(B, D, n, P, L)``."""
+    def carried(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes from other chunks: states ``(B, D, n, P, N)``, and queries to read them, ``(B, D, n, N, L)``."""
         left = self.step * torch.exp(self._to_end[0] + self._to_end[1])
         driven = value @ (self.key[:, None] * left[..., None, :]).transpose(3, 4)  # (B, D, n, P, N)
         total = self.total
@@ -180,7 +180,7 @@ class _Direction:
         if self.backward:
             states = states.flip(2)
         left = torch.exp(self._from_start[0] + self._from_start[1])
-        return states @ (self.query[:, None] * left[..., None, :])
+        return states, self.query[:, None] * left[..., None, :]
 
 
 def _weights(ahead: _Direction | None, behind: _Direction | None) -> Tensor:
@@ -188,13 +188,17 @@ def _weights(ahead: _Direction | None, behind: _Direction | None) -> Tensor:
     direction = ahead or behind
     length = direction.step.shape[-1]
     places = torch.arange(length, device=direction.step.device)
-    past = places[:, None] <= places  # s <= t
+    past = places[:, None] < places  # s < t
     if ahead is None or behind is None:
         seen = past if behind is None else past.T
-        return direction.scores() * direction.exponents().masked_fill_(~seen, -torch.inf).exp_()
-    scores = torch.where(past, ahead.scores(), behind.scores())
-    weights = scores * torch.where(past, ahead.exponents(), behind.exponents()).exp_()
-    weights.diagonal(dim1=-2, dim2=-1).add_(behind.own())  # s = t is in both
+        weights = direction.scores() * direction.exponents().masked_fill_(~seen, -torch.inf).exp_()
+        own = direction.own()
+    else:
+        scores = torch.where(past, ahead.scores(), behind.scores())
+        weights = scores * torch.where(past, ahead.exponents(), behind.exponents()).exp_()
+        own = ahead.own() + behind.own()
+    # s = t: nothing decays, and no rounding of what cancels should reach the rates' gradient
+    weights.diagonal(dim1=-2, dim2=-1).copy_(own)
     return weights
 
 
@@ -213,10 +217,10 @@ def _carry(decays: Tensor, driven: Tensor) -> Tensor:
     count = decays.shape[-1]
     if count <= GROUP:
         return _carry_at_once(decays, driven)[0]
-    decays, driven = _chunks(decays, GROUP), _chunks(driven.transpose(2, 3), GROUP).permute(0, 1, 3, 4, 2)
+    decays, driven = _chunks(decays, GROUP), _chunks(driven, GROUP, dim=2)
     states, last, before = _carry_at_once(decays, driven)  # (B, D, groups, GROUP, F)
     entering = _carry(decays.sum(-1).clamp(min=FORGOTTEN), last.squeeze(-2))
-    return (states + before[..., None].exp() * entering[..., None, :]).flatten(2, 3)[:, :, :count]
+    return torch.addcmul(states, before[..., None].exp(), entering[..., None, :]).flatten(2, 3)[:, :, :count]
 
 
 def _carry_at_once(decays: Tensor, driven: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -245,12 +249,13 @@ def _rounded(x: Tensor) -> Tensor:
     return (x.detach() / QUANTUM).round() * QUANTUM
 
 
-def _chunks(x: Tensor, size: int) -> Tensor:
-    """``(..., T)`` to ``(..., ceil(T / size), size)``, filled up with zeros."""
-    length = x.shape[-1]
+def _chunks(x: Tensor, size: int, dim: int = -1) -> Tensor:
+    """``(..., T)`` to ``(..., ceil(T / size), size)``, filled up with zeros; likewise another dimension."""
+    length = x.shape[dim]
     if torch.jit.is_tracing() or length % size:
-        x = F.pad(x, (0, (size - length % size) % size))
-    return x.reshape(*x.shape[:-1], -1, size)
+        behind = [0, 0] * (x.dim() - 1 - dim % x.dim())
+        x = F.pad(x, (*behind, 0, (size - length % size) % size))
+    return x.unflatten(dim, (-1, size))
 
 
 def _single(x: Tensor) -> Tensor:
