@@ -2,8 +2,8 @@
 
 Forms: ``'sequential'`` (token by token), ``'chunked'`` (ours, for use) and, where the package is installed and the
 device is a GPU, ``'mamba_ssm'``, the kernel of Mamba-2 (``mamba_chunk_scan_combined``), which computes the same. All
-get the same random inputs, with steps and rates from the ranges that training starts with. The runs interleave and ratios
-are of neighbouring runs, as in :mod:`mmscale.analysis.benchmark`; memory is measured in runs of its own.
+get the same random inputs, with steps and rates from the ranges that training starts with. The runs interleave and
+ratios are of neighbouring runs, as in :mod:`mmscale.analysis.benchmark`; memory is measured in runs of its own.
 
 Shape shorthand in this module:
     B: batch, T: tokens, D: heads, P: channels of a head, N: width of the state

@@ -37,7 +37,7 @@ from torch import Tensor
 
 __all__ = ['ScanInputs', 'chunked_scan', 'sequential_scan']
 
-GROUP = 32  # chunks that are carried at once
+GROUP = 8  # chunks that are carried at once
 QUANTUM = 2.0**-12  # the coarse part of a running sum counts in these: exact in single precision up to 4,096
 FORGOTTEN = -60.0  # exp(-60) is 1e-26: a token, or a chunk, that lets less than that through lets nothing through
 
@@ -121,7 +121,7 @@ def chunked_scan(
         for direction in (ahead, behind):
             if direction is not None:
                 states, query = direction.carried(value)
-                out = torch.baddbmm(out, states.flatten(0, 2), query.flatten(0, 2))
+                out.baddbmm_(states.flatten(0, 2), query.flatten(0, 2))
         return out.view(value.shape).transpose(2, 3).flatten(3)[..., :length]
 
 
@@ -226,13 +226,12 @@ def _carry(decays: Tensor, driven: Tensor) -> Tensor:
 def _carry_at_once(decays: Tensor, driven: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """States before each chunk, the state behind the last, and the logarithm of the decay up to each chunk."""
     coarse, fine = _running_sum(decays)
-    zero = torch.zeros_like(coarse[..., :1])
-    up_to = torch.cat((zero, coarse), dim=-1), torch.cat((zero, fine), dim=-1)  # before chunk 0, 1, ... n
-    exponents = up_to[0][..., :, None] - coarse[..., None, :] + (up_to[1][..., :, None] - fine[..., None, :])
-    places = torch.arange(decays.shape[-1] + 1, device=decays.device)
-    past = places[:, None] > places[:-1]
-    states = exponents.masked_fill(~past, -torch.inf).exp() @ driven
-    return states[..., :-1, :], states[..., -1:, :], (up_to[0] + up_to[1])[..., :-1]
+    before = F.pad(coarse[..., :-1], (1, 0)), F.pad(fine[..., :-1], (1, 0))  # up to chunk 0, 1, ... n - 1
+    exponents = before[0][..., :, None] - coarse[..., None, :] + (before[1][..., :, None] - fine[..., None, :])
+    places = torch.arange(decays.shape[-1], device=decays.device)
+    states = exponents.masked_fill(places[:, None] <= places, -torch.inf).exp() @ driven
+    last = torch.addcmul(driven[..., -1:, :], decays[..., -1:, None].exp(), states[..., -1:, :])
+    return states, last, before[0] + before[1]
 
 
 def _running_sum(x: Tensor) -> tuple[Tensor, Tensor]:
