@@ -167,6 +167,23 @@ def pyramid(widths=WIDTHS[1:], sizes=SIZES[1:]):
     return [(c, *s) for c, s in zip(widths, sizes, strict=True)]
 
 
+def hcss_net():
+    """A small HCSSNet with the widths of :func:`rtdetr_parts`."""
+    arch = dict(widths=WIDTHS, depths=[1, 1, 1, 1])
+    return dict(type='mmscale.HCSSNet', arch=arch, fusion=dict(ss2d=dict(state_channels=4, head_channels=8)))
+
+
+def hcss_plugin(score_thr=0.05):
+    """HCSS-Fusion behind the 3x3 convolutions of a ResNet's second stage, in an FCOS."""
+    plugin = dict(cfg=dict(type='mmscale.HCSSFusion'), stages=(False, True, False, False), position='after_conv2')
+    backbone = dict(depth=50, plugins=[plugin])
+    return fcos({**neck('FPN'), 'type': 'FPN', 'in_channels': [32, 64, 128, 256]}, score_thr, backbone)
+
+
+def dsaifi(**options):
+    return dict(type='mmscale.DSAIFI', feedforward_channels=32, **options)
+
+
 def queries_and_boxes():
     """What the head takes: content and boxes of 7 queries from two decoder layers."""
     return [torch.randn(2, 7, 32) for _ in range(2)], [torch.rand(2, 7, 4) for _ in range(2)]
@@ -233,6 +250,14 @@ MODEL_CONTRACTS = {
     'SPDMixerResNetVd': rtdetr_part(
         'backbone', [(3, 96, 128)], pyramid(), {**rtdetr_parts()['backbone'], 'type': 'mmscale.SPDMixerResNetVd'}
     ),
+    'HCSSNet': rtdetr_part('backbone', [(3, 96, 128)], pyramid(), hcss_net()),
+    'HCSSFusion': Contract(
+        dict(type='mmscale.HCSSFusion', in_channels=16),
+        [(16, 12, 16)],
+        [(16, 12, 16)],
+        hcss_plugin,
+        part='backbone.layer2.0.hcss_fusion',
+    ),
     'HGNetV2': rtdetr_part(
         'backbone',
         [(3, 96, 128)],
@@ -255,6 +280,16 @@ MODEL_CONTRACTS = {
         part='neck.aifi',
         detections=20,
     ),
+    'DSAIFI': Contract(
+        dsaifi(channels=32),
+        [(32, 3, 4)],
+        [(32, 3, 4)],
+        partial(rtdetr, {'neck': {**rtdetr_parts()['neck'], 'aifi': dsaifi()}}),
+        part='neck.aifi',
+        detections=20,
+    ),
+    # On a map of one pixel attention has no choice, and nothing to learn from.
+    'DSAIFINeck': behind_fpn('DSAIFINeck', levels=[2, 3], feedforward_channels=32),
     'RTDETRHead': Contract(
         {**rtdetr_parts()['bbox_head'], 'num_pred_layer': 3, 'as_two_stage': True},  # which the detector sets
         queries_and_boxes,

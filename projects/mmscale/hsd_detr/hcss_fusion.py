@@ -82,8 +82,9 @@ class HCSSFusion(BaseModule):
 
     def init_weights(self) -> None:
         """PyTorch's own distributions for convolutions; the scan has its own."""
-        init_as_torch(self)
         super().init_weights()
+        if self.init_cfg is None:
+            init_as_torch(self)  # behind MMCV's ConvModule, which draws its own from another distribution
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C, H, W)``."""

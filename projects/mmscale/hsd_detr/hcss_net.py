@@ -17,7 +17,6 @@ Shape shorthand in this module:
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import torch
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
@@ -95,8 +94,10 @@ class HCSSNet(BaseModule):
         super().__init__(init_cfg)
         widths, depths = _checked_arch(arch)
         count = len(widths)
-        if not out_indices or any(not 0 <= i < count for i in out_indices):
-            raise ValueError(f'out_indices={tuple(out_indices)} of HCSSNet should name stages from 0 to {count - 1}')
+        if not out_indices or [i for i in range(count) if i in out_indices] != list(out_indices):
+            raise ValueError(
+                f'out_indices={tuple(out_indices)} of HCSSNet should name stages from 0 to {count - 1} in their order'
+            )
         if not -1 <= frozen_stages <= count:
             raise ValueError(f'frozen_stages={frozen_stages} of HCSSNet should be from -1 to {count}')
         check_options('fusion', HCSSFusion, fusion or {}, reserved=('in_channels', 'norm_cfg', 'init_cfg'))
@@ -104,7 +105,8 @@ class HCSSNet(BaseModule):
         self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
         cfg = dict(norm_cfg=norm_cfg or dict(type='BN'), act_cfg=act_cfg or dict(type='SiLU', inplace=True))
         self.stem = _build_stem(stem, widths[0], cfg)
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        last = max(sum(depths) - 1, 1)
+        rates = iter([drop_path_rate * block / last for block in range(sum(depths))])
         self.stages = nn.ModuleList(
             nn.Sequential(
                 nn.Identity() if i == 0 else ReparamDownsample(widths[i - 1], widths[i], **cfg),

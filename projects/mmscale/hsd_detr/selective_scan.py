@@ -29,6 +29,7 @@ Shape shorthand in this module:
     L: tokens of a chunk, n: chunks
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,8 @@ from torch import Tensor
 __all__ = ['ScanInputs', 'chunked_scan', 'sequential_scan']
 
 GROUP = 8  # chunks that are carried at once
-QUANTUM = 2.0**-12  # the coarse part of a running sum counts in these: exact in single precision up to 4,096
+QUANTUM = 2.0**-12  # the coarse part of a running sum counts in these: exact in single precision up to 4,096,
+LENGTH = 64  # which as many tokens do not exceed; longer sums count in coarser ones
 FORGOTTEN = -60.0  # exp(-60) is 1e-26: a token, or a chunk, that lets less than that through lets nothing through
 
 
@@ -48,7 +50,8 @@ class ScanInputs(NamedTuple):
     Attributes:
         query (Tensor): ``(B, N, T)``; all heads share them.
         key (Tensor): ``(B, N, T)``, likewise.
-        step (Tensor): ``(B, D, T)``, positive.
+        step (Tensor): ``(B, D, T)``, positive. Exactly zero, it has the right result, but in the chunked form not the
+            right gradient.
         rate (Tensor): ``(D,)``, negative.
     """
 
@@ -237,7 +240,7 @@ def _carry_at_once(decays: Tensor, driven: Tensor) -> tuple[Tensor, Tensor, Tens
 def _running_sum(x: Tensor) -> tuple[Tensor, Tensor]:
     """The sums of ``x[..., :i + 1]`` as a coarse and a fine part, each ``(..., n)``.
 
-    The coarse part sums multiples of :data:`QUANTUM`, which single precision does without an error; the fine part is
+    The coarse part sums multiples of a power of two, which single precision does without an error; the fine part is
     small and has all of the gradient.
     """
     rounded = _rounded(x)
@@ -245,7 +248,8 @@ def _running_sum(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rounded(x: Tensor) -> Tensor:
-    return (x.detach() / QUANTUM).round() * QUANTUM
+    quantum = QUANTUM * 2.0 ** max(0, math.ceil(math.log2(int(x.shape[-1]) / LENGTH)))
+    return (x.detach() / quantum).round() * quantum
 
 
 def _chunks(x: Tensor, size: int, dim: int = -1) -> Tensor:

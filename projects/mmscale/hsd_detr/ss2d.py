@@ -97,9 +97,10 @@ class SS2D(BaseModule):
 
     def init_weights(self) -> None:
         """PyTorch's own for convolutions; steps between 0.001 and 0.1, rates between -1 and -16, as Mamba's."""
-        init_as_torch(self)
-        self._init_scan()
         super().init_weights()
+        if self.init_cfg is None:
+            init_as_torch(self)  # behind MMCV's ConvModule, which draws its own from another distribution
+            self._init_scan()
 
     def _init_scan(self) -> None:
         with torch.no_grad():
@@ -137,7 +138,8 @@ class SS2D(BaseModule):
         for i, (name, x) in enumerate(zip(self.directions, selected, strict=True)):
             x = x.transpose(2, 3) if name in DIRECTIONS[2:] else x
             query, key, step = x.flatten(2).split(widths, dim=1)
-            step = nn.functional.softplus(step.float() + self.step_bias[i, :, None])
+            step = step.to(torch.promote_types(step.dtype, torch.float32))
+            step = nn.functional.softplus(step + self.step_bias[i, :, None])
             inputs[name] = ScanInputs(query, key, step, -self.log_rate[i].exp())
         return inputs
 
