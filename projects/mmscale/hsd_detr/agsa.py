@@ -22,6 +22,8 @@ Shape shorthand in this module:
 import torch
 from torch import Tensor, nn
 
+from mmscale.layers import full_precision
+
 __all__ = ['AGSA']
 
 GATES = ('straight_through', 'literal')
@@ -80,7 +82,7 @@ class AGSA(nn.Module):
         """``(B, C, H, W)`` to ``(B, C, H, W)``."""
         active, passive = x.split(self.splits, dim=1)
         tokens = self.norm(active.flatten(2).transpose(1, 2))
-        heads = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(tokens).view(*tokens.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)  # (B, D, N, A / D) each
         weights = self.attention(query, key, self.rho(x)).to(value.dtype)
         attended = (weights @ value).transpose(2, 3).reshape(active.shape)  # eq. 14
@@ -95,7 +97,7 @@ class AGSA(nn.Module):
         Returns:
             Tensor: ``(B,)``, from 0 to 1, in single precision: half precision has no 400 steps between 0.5 and 1.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             values = x.flatten(2).to(torch.promote_types(x.dtype, torch.float32))
             mean = values.mean(2)
             deviation = ((values - mean[..., None]).square().mean(2) + 1e-6).sqrt()
@@ -126,7 +128,9 @@ class AGSA(nn.Module):
         ranks = torch.arange(count, device=scores.device)
         number = (rho.detach() * count).floor().clamp(min=1)
         kept = (ranks < number[:, None]).to(scores.dtype)
-        if self.training and self.learns:
-            soft = ((rho[:, None] - (ranks + 0.5) / count) / self.temperature).sigmoid()
+        if self.training:
+            soft = 0 * rho[:, None]  # literally: a gradient of zero, which several processes can share
+            if self.learns:
+                soft = ((rho[:, None] - (ranks + 0.5) / count) / self.temperature).sigmoid()
             kept = kept + (soft - soft.detach())
         return kept

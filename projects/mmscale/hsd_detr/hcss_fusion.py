@@ -42,9 +42,8 @@ class HCSSFusion(BaseModule):
         kernel_size (int): Of the local branch, odd. Defaults to 3.
         mask_kernel_size (int): Of the convolution that makes the masks, odd. Defaults to 7; ours.
         ss2d (dict, optional): Options of :class:`~mmscale.hsd_detr.ss2d.SS2D` but ``channels`` (``state_channels``,
-            ``expansion``, ``head_channels``, ``directions``, ``chunk``, ``norm_cfg``). Defaults to None.
-        norm_cfg (dict, optional): Normalisation, SS2D's too unless it says another. Defaults to None,
-            ``dict(type='BN')``.
+            ``expansion``, ``head_channels``, ``directions``, ``chunk``). Defaults to None.
+        norm_cfg (dict, optional): Normalisation, but SS2D's. Defaults to None, ``dict(type='BN')``.
         init_cfg (dict or list[dict], optional): Initialisation in MMEngine's form. Defaults to None, PyTorch's own.
 
     Raises:
@@ -69,7 +68,7 @@ class HCSSFusion(BaseModule):
             if size < 1 or size % 2 == 0:
                 raise ValueError(f'{name}={size} of HCSSFusion should be odd')
         norm_cfg = norm_cfg or dict(type='BN')
-        ss2d = {'norm_cfg': norm_cfg, **(ss2d or {})}
+        ss2d = ss2d or {}
         check_options('ss2d', SS2D, ss2d, reserved=('channels', 'init_cfg'))
         cfg = dict(norm_cfg=norm_cfg, act_cfg=None)
         self.local = ConvModule(

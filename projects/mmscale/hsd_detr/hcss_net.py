@@ -102,18 +102,19 @@ class HCSSNet(BaseModule):
             raise ValueError(f'frozen_stages={frozen_stages} of HCSSNet should be from -1 to {count}')
         check_options('fusion', HCSSFusion, fusion or {}, reserved=('in_channels', 'norm_cfg', 'init_cfg'))
         self.widths, self.out_indices = widths, tuple(out_indices)
-        self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         cfg = dict(norm_cfg=norm_cfg or dict(type='BN'), act_cfg=act_cfg or dict(type='SiLU', inplace=True))
         self.stem = _build_stem(stem, widths[0], cfg)
         last = max(sum(depths) - 1, 1)
         rates = iter([drop_path_rate * block / last for block in range(sum(depths))])
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                nn.Identity() if i == 0 else ReparamDownsample(widths[i - 1], widths[i], **cfg),
-                *[HCSSBlock(widths[i], fusion, feedforward_ratio, next(rates), **cfg) for _ in range(depths[i])],
-            )
-            for i in range(count)
-        )
+
+        def stage(i: int) -> nn.Sequential:
+            down = ReparamDownsample(widths[i - 1], widths[i], **cfg) if i else nn.Identity()
+            options = (fusion, feedforward_ratio)
+            blocks = [HCSSBlock(widths[i], *options, next(rates), with_cp, **cfg) for _ in range(depths[i])]
+            return nn.Sequential(down, *blocks)
+
+        self.stages = nn.ModuleList(stage(i) for i in range(count))
         self._freeze()
 
     @property
@@ -138,11 +139,7 @@ class HCSSNet(BaseModule):
         """
         x, outs = self.stem(image), []
         for i, stage in enumerate(self.stages[: max(self.out_indices) + 1]):
-            for block in stage:
-                if self.with_cp and x.requires_grad and isinstance(block, HCSSBlock):
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+            x = stage(x)
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
@@ -177,6 +174,7 @@ class HCSSBlock(nn.Module):
         fusion (dict, optional): Options of HCSS-Fusion.
         feedforward_ratio (float): Hidden width of the feed-forward part over C.
         drop_path (float): Rate at which an image passes without a residual part, in training.
+        with_cp (bool): Whether it is computed again in the backward pass.
         norm_cfg (dict): Normalisation.
         act_cfg (dict): Activation of the feed-forward part.
     """
@@ -187,10 +185,12 @@ class HCSSBlock(nn.Module):
         fusion: dict | None,
         feedforward_ratio: float,
         drop_path: float,
+        with_cp: bool,
         norm_cfg: dict,
         act_cfg: dict,
     ) -> None:
         super().__init__()
+        self.with_cp = with_cp
         hidden = int(channels * feedforward_ratio)
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.fusion = HCSSFusion(channels, norm_cfg=norm_cfg, **(fusion or {}))
@@ -202,6 +202,11 @@ class HCSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C, H, W)``."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.fusion(self.norm(x)))
         return x + self.drop_path(self.feedforward(x))
 

@@ -36,6 +36,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmscale.layers import full_precision
+
 __all__ = ['ScanInputs', 'chunked_scan', 'sequential_scan']
 
 GROUP = 8  # chunks that are carried at once
@@ -116,7 +118,7 @@ def chunked_scan(
     length = value.shape[-1]
     if not torch.jit.is_tracing():  # a traced graph may meet longer inputs
         chunk = min(chunk, length)
-    with torch.autocast(value.device.type, enabled=False):
+    with full_precision(value):
         value = _chunks(_single(value), chunk).transpose(2, 3).contiguous()  # (B, D, n, P, L)
         ahead = None if forward is None else _Direction(forward, chunk, backward=False)
         behind = None if backward is None else _Direction(backward, chunk, backward=True)
@@ -201,6 +203,8 @@ def _weights(ahead: _Direction | None, behind: _Direction | None) -> Tensor:
         weights = scores * torch.where(past, ahead.exponents(), behind.exponents()).exp_()
         own = ahead.own() + behind.own()
     # s = t: nothing decays, and no rounding of what cancels should reach the rates' gradient
+    if torch.jit.is_tracing():  # a copy into a diagonal gets lost
+        return torch.where(places[:, None] == places, own[..., None, :], weights)
     weights.diagonal(dim1=-2, dim2=-1).copy_(own)
     return weights
 
@@ -254,11 +258,11 @@ def _rounded(x: Tensor) -> Tensor:
 
 def _chunks(x: Tensor, size: int, dim: int = -1) -> Tensor:
     """``(..., T)`` to ``(..., ceil(T / size), size)``, filled up with zeros; likewise another dimension."""
+    dim %= x.dim()
     length = x.shape[dim]
     if torch.jit.is_tracing() or length % size:
-        behind = [0, 0] * (x.dim() - 1 - dim % x.dim())
-        x = F.pad(x, (*behind, 0, (size - length % size) % size))
-    return x.unflatten(dim, (-1, size))
+        x = F.pad(x, (*[0, 0] * (x.dim() - 1 - dim), 0, (size - length % size) % size))
+    return x.reshape(*x.shape[:dim], -1, size, *x.shape[dim + 1 :])  # not unflatten, which traces its shape as constant
 
 
 def _single(x: Tensor) -> Tensor:

@@ -9,25 +9,24 @@ Paper: HSD-DETR (Remote Sens. 2026, 18(10), 1577), section 3.2, eq. 2; the name 
 
 From the paper: a scan over the map in the linear-attention form, a state width and an expansion ratio, whose values are
 lost in our text. Ours: 16 and 2, which are Mamba's; everything between the input and the scan, as VMamba has it; heads
-of 32 channels with a rate each, as in Mamba-2, instead of one per channel and state, which is no matrix product; batch
-norm behind the scan, which costs nothing once it is folded; no gate.
+of 32 channels with a rate each, as in Mamba-2, instead of one per channel and state, which is no matrix product; no
+gate; and a norm of every position behind the scan, as both have one. It must be of the position: value, key, query and
+step all grow with the input, so the scan grows with its fourth power, and under batch norm, which is linear in
+evaluation, an image noisier than those of the training would end in infinity after a few blocks.
 
 Shape shorthand in this module:
     B: batch, C: channels, H, W: size of the map, D: heads, P: channels of a head, N: width of the state, T: H * W
 """
 
-import copy
 import math
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn import ConvModule, build_norm_layer
+from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmscale.layers import init_as_torch
-from mmscale.layers.reparam import fold_norm_before
+from mmscale.layers import RMSNorm2d, init_as_torch
 
 from .selective_scan import ScanInputs, chunked_scan
 
@@ -49,7 +48,6 @@ class SS2D(BaseModule):
         directions (Sequence[str]): Any of ``'right'``, ``'left'`` (along the rows), ``'down'`` and ``'up'`` (along the
             columns). Defaults to all four.
         chunk (int): Tokens of a chunk; changes time and memory, not the result. Defaults to 32.
-        norm_cfg (dict, optional): Normalisation behind the scan. Defaults to None, ``dict(type='BN')``.
         init_cfg (dict or list[dict], optional): Initialisation in MMEngine's form. Defaults to None: PyTorch's own for
             convolutions, Mamba's for steps and rates.
 
@@ -69,7 +67,6 @@ class SS2D(BaseModule):
         head_channels: int = 32,
         directions: Sequence[str] = DIRECTIONS,
         chunk: int = 32,
-        norm_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -91,7 +88,7 @@ class SS2D(BaseModule):
         self.step_bias = nn.Parameter(torch.empty(count, self.num_heads))
         self.log_rate = nn.Parameter(torch.empty(count, self.num_heads))
         self.skip = nn.Parameter(torch.empty(self.num_heads))
-        self.norm = build_norm_layer(norm_cfg or dict(type='BN'), inner)[1]
+        self.norm = RMSNorm2d(inner)
         self.out_proj = nn.Conv2d(inner, channels, 1)
         self._init_scan()
 
@@ -113,13 +110,19 @@ class SS2D(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C, H, W)``."""
         value = self.local(self.in_proj(x))
-        out = self.scan(value).to(value.dtype)
-        return self.out_proj(self.norm(out))
+        return self.out_proj(self.norm(self.scan(value)).to(value.dtype))
 
     def scan(self, value: Tensor) -> Tensor:
-        """Eq. 2 in every direction, summed, and each token's own value: ``(B, D * P, H, W)`` to the same."""
+        """Eq. 2 in every direction, summed, and each token's own value.
+
+        Args:
+            value (Tensor): ``(B, D * P, H, W)``.
+
+        Returns:
+            Tensor: ``(B, D * P, H, W)``, in single precision or better.
+        """
         inputs = self._inputs(value)
-        heads = value.unflatten(1, (self.num_heads, -1))  # (B, D, P, H, W)
+        heads = value.view(value.shape[0], self.num_heads, -1, *value.shape[2:])  # (B, D, P, H, W)
         out = heads * self.skip[:, None, None, None]
         for pair, transposed in ((DIRECTIONS[:2], False), (DIRECTIONS[2:], True)):
             forward, backward = (inputs.get(name) for name in pair)
@@ -142,15 +145,6 @@ class SS2D(BaseModule):
             step = nn.functional.softplus(step + self.step_bias[i, :, None])
             inputs[name] = ScanInputs(query, key, step, -self.log_rate[i].exp())
         return inputs
-
-    def reparameterized(self) -> nn.Module:
-        """The same function in evaluation mode, the norm folded into the convolution behind it."""
-        folded = copy.deepcopy(self)
-        if isinstance(self.norm, _BatchNorm):
-            kernel, bias = fold_norm_before(self.norm, self.out_proj)
-            folded.out_proj.weight.data, folded.out_proj.bias.data = kernel, bias
-            folded.norm = nn.Identity()
-        return folded
 
 
 def _checked_directions(directions: Sequence[str]) -> tuple[str, ...]:

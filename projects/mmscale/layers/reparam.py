@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ['fold_norm', 'fold_norm_before', 'reparameterize']
+__all__ = ['fold_norm', 'reparameterize']
 
 
 def reparameterize(model: nn.Module) -> nn.Module:
@@ -61,30 +61,3 @@ def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
     return kernel.detach(), bias.detach()
-
-
-def fold_norm_before(norm: _BatchNorm, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of one convolution that equals ``conv(norm(x))`` in evaluation mode.
-
-    Args:
-        norm (nn.Module): A batch norm over I channels.
-        conv (nn.Conv2d): A convolution of them without padding, whose zeros the norm would shift: ``(O, I, K, K)``.
-
-    Returns:
-        tuple[Tensor, Tensor]: ``(O, I, K, K)`` and ``(O,)``, without gradient.
-
-    Raises:
-        TypeError: If the norm is no batch norm: only that one is linear in evaluation mode.
-        ValueError: If the convolution is padded, or has groups.
-    """
-    if not isinstance(norm, _BatchNorm):
-        raise TypeError(f'a {type(norm).__name__} cannot be folded into a convolution: only batch norms can')
-    if conv.padding not in (0, (0, 0)) or conv.groups != 1:
-        raise ValueError(f'padding={conv.padding} and groups={conv.groups}: a norm cannot be folded into what follows')
-    scale = (norm.running_var + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = -norm.running_mean * scale
-    shift = shift if norm.bias is None else shift + norm.bias
-    bias = conv.weight.sum((2, 3)) @ shift
-    bias = bias if conv.bias is None else bias + conv.bias
-    return (conv.weight * scale[:, None, None]).detach(), bias.detach()
