@@ -28,6 +28,7 @@ COCO_LAYOUTS = {
     'nwpu_vhr10': [(f'data/nwpu_vhr10/annotations/{s}.json', 'data/nwpu_vhr10/positive image set')
                    for s in ('train', 'val')],
     'micro_uav': [(f'data/micro_uav/annotations/{s}.json', f'data/micro_uav/images/{s}') for s in ('train', 'val')],
+    'dior': [(f'data/dior/annotations/{s}.json', f'data/dior/JPEGImages-{s}') for s in ('trainval', 'test')],
     'small_objects': [(f'data/small_objects/annotations/{s}.json', f'data/small_objects/{s}')
                       for s in ('train', 'val')],
     'cityscapes_detection': [(f'data/cityscapes/annotations/instancesonly_filtered_gtFine_{s}.json',

@@ -32,6 +32,11 @@ def layer_norm(token, weights):
     return weights['weight'] * centred / ((centred**2).mean() + 1e-5).sqrt() + weights['bias']
 
 
+def rms_norm(x, weights):
+    """Of every position, over its channels."""
+    return weights['weight'][:, None, None] * x / ((x**2).mean(1, keepdim=True) + 1e-6).sqrt()
+
+
 def pointwise(x, weights):
     """A 1x1 convolution."""
     kernel = weights['weight']
@@ -87,12 +92,12 @@ def scan(weights, value, directions, state_channels):
     return total + value * weights['skip'].repeat_interleave(size)[:, None, None]
 
 
-def ss2d(weights, x, directions, state_channels, training=False):
+def ss2d(weights, x, directions, state_channels):
     value = pointwise(x, sub(weights, 'in_proj'))
     value = depthwise(value, weights['local.conv.weight'], weights['local.conv.bias'])
     value = value / (1 + (-value).exp())
     out = scan(weights, value, directions, state_channels)
-    return pointwise(batch_norm(out, sub(weights, 'norm'), training), sub(weights, 'out_proj'))
+    return pointwise(rms_norm(out, sub(weights, 'norm')), sub(weights, 'out_proj'))
 
 
 def hcss_fusion(weights, x, directions, state_channels, training=False):
@@ -102,7 +107,7 @@ def hcss_fusion(weights, x, directions, state_channels, training=False):
         return batch_norm(pointwise(maps, sub(weights, f'{name}.conv')), sub(weights, f'{name}.bn'), training)
 
     local = batch_norm(depthwise(x, weights['local.conv.weight']), sub(weights, 'local.bn'), training)  # eq. 3
-    context = ss2d(sub(weights, 'ss2d'), x, directions, state_channels, training)
+    context = ss2d(sub(weights, 'ss2d'), x, directions, state_channels)
     united = local + context  # eq. 4
     average = sum(united[:, c] for c in range(united.shape[1])) / united.shape[1]
     largest = united[:, 0]

@@ -131,14 +131,14 @@ def test_parameters_by_hand():
     def block(c):
         inner, heads = 2 * c, 2 * c // 32
         scan = 4 * inner * (32 + heads) + 2 * 4 * heads + heads
-        ss2d = (c * inner + inner) + (9 * inner + inner) + scan + 2 * inner + (inner * c + c)
+        ss2d = (c * inner + inner) + (9 * inner + inner) + scan + inner + (inner * c + c)
         fusion = (9 * c + 2 * c) + ss2d + (2 * 2 * 49 + 2) + 2 * (c * c + 2 * c)
         feedforward = c * 2 * c + 2 * 2 * c + 2 * c * c + 2 * c
         return 2 * c + fusion + feedforward
 
     by_hand = mobile_one(12, 32, 3) + down(32, 32) + block(32)
     by_hand += down(32, 64) + block(64) + down(64, 128) + 2 * block(128) + down(128, 256) + block(256)
-    assert count(HCSSNet('tiny')) == by_hand == 1325940
+    assert count(HCSSNet('tiny')) == by_hand == 1324724
 
 
 def test_a_batch_of_two_is_two_of_one():
@@ -259,7 +259,6 @@ def test_re_parameterised_is_the_same():
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5 * a.abs().max().item())
         torch.testing.assert_close(c, a, rtol=1e-4, atol=1e-5 * a.abs().max().item())
     assert not any(isinstance(m, MobileOneBlock) for m in folded.modules())
-    assert all(isinstance(m.norm, nn.Identity) for m in folded.modules() if isinstance(m, SS2D))
     assert count(folded) < count(backbone)
 
 
@@ -281,7 +280,7 @@ def test_options_reach_every_part():
 
 def test_without_memory():
     with torch.device('meta'):
-        assert count(HCSSNet('tiny')) == 1325940
+        assert count(HCSSNet('tiny')) == 1324724
 
 
 @pytest.mark.parametrize('out_indices', [(3, 1), (1, 1), (4,), ()])
@@ -368,12 +367,12 @@ def test_hsd_detr_s_is_lighter_than_rt_detr_r18():
     assert baseline.params / 1e6 == pytest.approx(20.2, abs=0.06)
     assert baseline.flops / 1e9 == pytest.approx(61.7, rel=0.003)
     assert ours.params < baseline.params and ours.flops < baseline.flops
-    assert ours.params == 14_296_046
-    assert ours.macs == 23_074_384_064, f'{ours.flops / 1e9} GFLOPs'
-    assert ours.by_module['backbone'] == 9_358_383_232
+    assert ours.params == 14_292_494
+    assert ours.macs == 23_058_409_664, f'{ours.flops / 1e9} GFLOPs'
+    assert ours.by_module['backbone'] == 9_342_408_832
 
 
 def test_hsd_detr_s_by_its_config():
     """Ten classes, and boxes of the selected queries alone: what runs."""
     ours = complexity(CONFIGS / 'hsd-detr_s_72e_visdrone.py', (640, 640))
-    assert (ours.params, ours.macs) == (14_206_166, 21_848_502_464)
+    assert (ours.params, ours.macs) == (14_202_614, 21_832_528_064)

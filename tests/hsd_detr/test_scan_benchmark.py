@@ -27,7 +27,7 @@ def test_forms_side_by_side():
     assert report['environment']['threads'] == 1 and torch.get_num_threads() == threads, 'as before'
     lines = scan_table(report).splitlines()
     assert lines[0].endswith('3 heads of 32, a state of 16, chunks of 32; 2 runs of each after 1')
-    assert len(lines) == 4 + len(found) and [line.split('|')[3].strip() for line in lines[4:]] == [x[2] for x in found]
+    assert [line.split('|')[3].strip() for line in lines[4:]] == [form for _, _, form in found]
 
 
 def test_both_forms_compute_the_same():
@@ -50,7 +50,7 @@ def test_training_reaches_every_input():
 @pytest.mark.parametrize(
     'options, error, message',
     [
-        (dict(forms=('fast',)), ValueError, r"forms=\['fast'\] should be one or more of sequential, chunked, mamba_ssm"),
+        (dict(forms=('fast',)), ValueError, r"forms=\['fast'\] should be one or more of sequential, chunked,"),
         (dict(modes=('train', 'train')), ValueError, r'modes=.*each once'),
         (dict(tokens=(0,)), ValueError, r'tokens=\[0\]'),
         (dict(forms=('mamba_ssm',)), (ImportError, ValueError), r'mamba_ssm'),
