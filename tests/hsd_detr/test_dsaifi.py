@@ -467,6 +467,8 @@ def test_every_parameter_gets_a_gradient_and_starts_as_pytorchs():
         (AGSA, dict(gate='soft'), r"gate='soft' of AGSA is none of \('straight_through', 'literal'\)"),
         (AGSA, dict(temperature=0.0), 'temperature=0.0 of AGSA should be positive'),
         (DSAIFI, dict(feedforward_kernel_size=2), 'feedforward_kernel_size=2 of DSAIFI should be odd'),
+        (DSAIFI, dict(feedforward_channels=0), 'feedforward_channels=0 of DSAIFI should be 1 or more'),
+        (AGSA, dict(gate_channels=0), 'gate_channels=0 of AGSA should be 1 or more'),
         (DSAIFI, dict(feedforward_kernel_size=-1), 'feedforward_kernel_size=-1 of DSAIFI should be odd'),
         (DSAIFI, dict(agsa=dict(heads=2)), 'agsa has no option heads=2: its options are active_ratio, num_heads, gate'),
         (DSAIFI, dict(agsa=dict(num_heads=5)), 'num_heads=5 of AGSA does not divide'),

@@ -193,6 +193,15 @@ def test_boxes_change_places():
     torch.testing.assert_close(rf_mpdiou_loss(pred, target, sizes), rf_mpdiou_loss(target, pred, sizes))
 
 
+@pytest.mark.parametrize('alpha', [0.01, 0.18, 0.32, 0.57, 3.99, 1e4])
+@pytest.mark.parametrize('focal', [None, (0.0, 0.95), (0.09, 1.0), (0.3, 0.7)])
+def test_equal_boxes_cost_exactly_nothing_at_any_setting(focal, alpha):
+    boxes = inside(200)
+    assert rf_mpdiou_loss(boxes, boxes.clone(), SIZE, focal, alpha).eq(0).all()
+    assert rf_mpdiou_loss(boxes, boxes + 1e-5, SIZE, focal, alpha).min() >= 0
+    assert rf_mpdiou_loss(boxes, inside(200, seed=9), SIZE, focal, alpha, corners=False).max() <= 1
+
+
 @pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
 def test_between_0_and_3_in_the_image(stages):
     loss = rf_mpdiou_loss(inside(5000, seed=1), inside(5000, seed=2), SIZE, **stages)

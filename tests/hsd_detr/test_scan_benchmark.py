@@ -30,6 +30,12 @@ def test_forms_side_by_side():
     assert [line.split('|')[3].strip() for line in lines[4:]] == [form for _, _, form in found]
 
 
+def test_no_ratio_to_a_form_that_was_left_out():
+    report = benchmark_scan((8, 16), ('sequential', 'chunked'), modes=('predict',), repeats=1, sequential_up_to=8)
+    ratios = [(result['tokens'], result['form'], 'ratio' in result) for result in report['results']]
+    assert ratios == [(8, 'sequential', False), (8, 'chunked', True), (16, 'chunked', False)]
+
+
 def test_both_forms_compute_the_same():
     torch.manual_seed(0)
     work = scan_benchmark._Work(100, 2, 3, 4, 5, 16, 'cpu')
@@ -52,7 +58,10 @@ def test_training_reaches_every_input():
     [
         (dict(forms=('fast',)), ValueError, r"forms=\['fast'\] should be one or more of sequential, chunked,"),
         (dict(modes=('train', 'train')), ValueError, r'modes=.*each once'),
-        (dict(tokens=(0,)), ValueError, r'tokens=\[0\]'),
+        (dict(tokens=(0,)), ValueError, r'tokens=\[0\] should be 1 or more'),
+        (dict(heads=0), ValueError, 'heads=0 should be 1 or more'),
+        (dict(threads=0), ValueError, 'threads=0 should be 1 or more'),
+        (dict(warmup=-1), ValueError, 'warmup=-1 should be 0 or more'),
         (dict(forms=('mamba_ssm',)), (ImportError, ValueError), r'mamba_ssm'),
     ],
 )

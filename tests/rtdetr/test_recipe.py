@@ -21,6 +21,8 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmscale.engine.optim import AdditiveOptimWrapperConstructor
+from mmscale.hsd_detr import SS2D
+from mmscale.layers import RMSNorm2d
 from mmscale.rtdetr.batch_augment import BatchResizeChoice
 from mmscale.rtdetr.random_crop import RandomIoUCrop
 
@@ -45,6 +47,14 @@ class TestConstructor:
                 norm=nn.LayerNorm(4),
             )
         )
+
+    def test_what_a_module_names_never_decays_unless_a_key_says_so(self):
+        model = nn.ModuleDict(dict(scan=SS2D(16), norm=RMSNorm2d(4)))
+        found = groups_of(model, norm_decay_mult=0.0, bias_decay_mult=0.0)
+        decays = {name for name, (_, decay) in found.items() if decay}
+        assert decays == {f'scan.{name}.weight' for name in ('in_proj', 'local.conv', 'select', 'out_proj')}
+        found = groups_of(model, custom_keys=dict(skip=dict(decay_mult=0.5)))
+        assert found['scan.skip'] == (1, 0.5) and found['scan.log_rate'] == (1, 0) and found['norm.weight'] == (1, 1)
 
     def test_a_lower_rate_for_the_backbone_leaves_its_norms_and_biases_without_decay(self, model):
         rules = dict(norm_decay_mult=0.0, bias_decay_mult=0.5, custom_keys=dict(backbone=dict(lr_mult=0.1)))

@@ -39,7 +39,7 @@ class ModuleTimes:
         classes (dict[str, float]): By the name of a class: its instances together, those inside of another instance of
             it not counted again.
         macs (dict[str, int]): Multiply-adds by the module's name.
-        calls (dict[str, int]): Calls in a forward, by the name of a class.
+        calls (dict[str, int]): Calls in a forward that are not within another one of the same class, by its name.
     """
 
     config: str
@@ -83,8 +83,8 @@ def measure_module_times(
     Raises:
         ValueError: If ``repeats`` is below 1.
     """
-    if repeats < 1 or warmup < 0:
-        raise ValueError(f'repeats={repeats} should be 1 or more, warmup={warmup} 0 or more')
+    if repeats < 1 or warmup < 0 or (threads is not None and threads < 1):
+        raise ValueError(f'repeats={repeats} and threads={threads} should be 1 or more, warmup={warmup} 0 or more')
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)

@@ -12,12 +12,13 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..layers import RMSNorm2d
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 __all__ = ['AdditiveOptimWrapperConstructor']
 
 KEYS = ('custom_keys', 'norm_decay_mult', 'bias_decay_mult')
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # _NormBase: batch (synchronised, too) and instance norm
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, RMSNorm2d)  # _NormBase: batch (synchronised, too) and instance norm
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -33,10 +34,12 @@ class AdditiveOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
             - ``custom_keys`` (dict): By a part of the parameter's name, the longest that matches: ``lr_mult``,
               ``decay_mult`` (which then stands over the two below) and other options of the group.
-            - ``norm_decay_mult`` (float): For weights and biases of batch, instance, group and layer norm. Defaults
-              to 1.
+            - ``norm_decay_mult`` (float): For weights and biases of batch, instance, group, layer and RMS norm.
+              Defaults to 1.
             - ``bias_decay_mult`` (float): For parameters called ``bias`` or ``..._bias`` (as ``in_proj_bias`` of
               PyTorch's attention). Defaults to 1.
+
+            What a module names in its attribute ``no_weight_decay`` never decays, unless a custom key says so.
 
     Raises:
         ValueError: If ``paramwise_cfg`` holds anything else, a custom key matches no parameter, or a multiplier has
@@ -86,6 +89,8 @@ class AdditiveOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if self.base_wd is not None:
             if isinstance(owner, NORMS):
                 decay = self.paramwise_cfg.get('norm_decay_mult', 1)
+            elif name.rpartition('.')[2] in getattr(owner, 'no_weight_decay', ()):
+                decay = 0
             elif name.rpartition('.')[2] == 'bias' or name.endswith('_bias'):
                 decay = self.paramwise_cfg.get('bias_decay_mult', 1)
             else:

@@ -74,7 +74,9 @@ class AGSA(nn.Module):
         self.num_heads, self.learns, self.temperature = num_heads, gate == 'straight_through', temperature
         self.norm = nn.LayerNorm(active)
         self.qkv = nn.Linear(active, 3 * active)  # 1x1 convolutions, on tokens
-        hidden = gate_channels or max(channels // 4, 1)
+        hidden = max(channels // 4, 1) if gate_channels is None else gate_channels
+        if hidden < 1:
+            raise ValueError(f'gate_channels={gate_channels} of AGSA should be 1 or more')
         self.gate = nn.Sequential(nn.Linear(2 * channels, hidden), nn.SiLU(), nn.Linear(hidden, 1))
         self.proj = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, channels, 1))
 
@@ -95,13 +97,14 @@ class AGSA(nn.Module):
             x (Tensor): ``(B, C, H, W)``.
 
         Returns:
-            Tensor: ``(B,)``, from 0 to 1, in single precision: half precision has no 400 steps between 0.5 and 1.
+            Tensor: ``(B,)``, from 0 to 1, in single precision or better: bfloat16 has 128 steps between 0.5 and 1.
         """
         with full_precision(x):
             values = x.flatten(2).to(torch.promote_types(x.dtype, torch.float32))
             mean = values.mean(2)
             deviation = ((values - mean[..., None]).square().mean(2) + 1e-6).sqrt()
-            return self.gate(torch.cat((mean, deviation), dim=1).to(self.gate[0].weight.dtype)).sigmoid().squeeze(1)
+            logit = self.gate(torch.cat((mean, deviation), dim=1).to(self.gate[0].weight.dtype))
+            return logit.to(values.dtype).sigmoid().squeeze(1)
 
     def attention(self, query: Tensor, key: Tensor, rho: Tensor) -> Tensor:
         """The attention of the K strongest keys of every query (eqs. 10 to 13 and the softmax of eq. 14).
@@ -112,9 +115,9 @@ class AGSA(nn.Module):
             rho (Tensor): ``(B,)``.
 
         Returns:
-            Tensor: ``(B, D, N, N)``, zero but at K keys of a row, whose sum is one; in single precision.
+            Tensor: ``(B, D, N, N)``, zero but at K keys of a row, whose sum is one; in the precision of ``rho``.
         """
-        scores = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).to(rho.dtype)  # eq. 11
+        scores = ((query / query.shape[-1] ** 0.5) @ key.transpose(2, 3)).to(rho.dtype)  # eq. 11
         order = scores.detach().argsort(dim=-1, descending=True)
         kept = self._kept(rho, scores)[:, None, None].expand_as(scores)
         mask = torch.zeros_like(scores).scatter(-1, order, kept)  # eq. 12

@@ -5,7 +5,8 @@ Paper: HSD-DETR (Remote Sens. 2026, 18(10), 1577), section 3.4, fig. 4.
     x -- AGSA -- dropout -- + -- LN --+-- 1x1 -- GELU -- dropout -- 1x1 -- dropout -- + -- LN --> out
      +----------------------+         +-----------------------------------------------+
 
-Ours: a feed-forward part of 1x1 convolutions (the kernel's size is lost in our text; any odd one can be set) as wide as
+The dropout of the second residual connection is the feed-forward part's last. Ours: a feed-forward part of 1x1
+convolutions (the kernel's size is lost in our text; any odd one can be set) as wide as
 that of RT-DETR, and no positional encoding, which the text does not have.
 
 Shape shorthand in this module:
@@ -62,6 +63,8 @@ class DSAIFI(BaseModule):
         super().__init__(init_cfg)
         agsa = agsa or {}
         check_options('agsa', AGSA, agsa, reserved=('channels',))
+        if feedforward_channels < 1:
+            raise ValueError(f'feedforward_channels={feedforward_channels} of DSAIFI should be 1 or more')
         kernel = feedforward_kernel_size
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f'feedforward_kernel_size={kernel} of DSAIFI should be odd')

@@ -34,7 +34,7 @@ __all__ = ['HCSSFusion']
 class HCSSFusion(BaseModule):
     """A map to a map of the same shape.
 
-    It also fits MMDetection's ResNets as a plugin:
+    It also fits MMDetection's ResNets of depth 50 and more as a plugin:
     ``plugins=[dict(cfg=dict(type='mmscale.HCSSFusion'), stages=(False, True, True, True), position='after_conv2')]``.
 
     Args:

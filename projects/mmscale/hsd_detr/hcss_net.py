@@ -17,6 +17,7 @@ Shape shorthand in this module:
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
@@ -27,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from mmscale.layers import init_as_torch
 from mmscale.options import check_options
 from mmscale.registry import MODELS
+from mmscale.rtdetr.official_weights import check_stages
 
 from .hcss_fusion import HCSSFusion
 from .spd_mixer import ReparamDownsample, SPDMixer
@@ -52,14 +54,16 @@ class HCSSNet(BaseModule):
 
             - ``'spd_mixer'``: :class:`~mmscale.hsd_detr.SPDMixer`, the default; a dict is its options.
             - ``'conv'``: three 3x3 convolutions and a max pooling, as in RT-DETR's ResNet-vd, for ablations.
-        out_indices (Sequence[int]): Stages whose maps are returned, from 0. Defaults to ``(1, 2, 3)``, strides 8 to 32.
+        out_indices (Sequence[int]): Stages whose maps are returned, from 0; those behind the last are not built.
+            Defaults to ``(1, 2, 3)``, strides 8 to 32.
         fusion (dict, optional): Options of :class:`~mmscale.hsd_detr.HCSSFusion` but ``in_channels`` and ``norm_cfg``.
             Defaults to None.
         feedforward_ratio (float): Hidden width of a block's feed-forward part over its width. Defaults to 2.0.
         drop_path_rate (float): Of the last block's residual parts; it grows from 0 in the first one. Defaults to 0.0.
         frozen_stages (int): The stem and as many stages are not trained; -1 for none. Defaults to -1.
         norm_eval (bool): Whether batch norms keep their statistics. Defaults to False.
-        with_cp (bool): Whether blocks are computed again in the backward pass, which saves memory. Defaults to False.
+        with_cp (bool): Whether blocks are computed again in the backward pass, which saves memory; their batch norms
+            then see every batch twice, as in MMDetection's backbones. Defaults to False.
         norm_cfg (dict, optional): Normalisation. Defaults to None, ``dict(type='BN')``.
         act_cfg (dict, optional): Activation of stem, feed-forward parts and downsampling. Defaults to None,
             ``dict(type='SiLU', inplace=True)``, that of RT-DETR's encoder.
@@ -94,12 +98,12 @@ class HCSSNet(BaseModule):
         super().__init__(init_cfg)
         widths, depths = _checked_arch(arch)
         count = len(widths)
-        if not out_indices or [i for i in range(count) if i in out_indices] != list(out_indices):
+        check_stages(out_indices, frozen_stages, count)
+        if feedforward_ratio <= 0 or not 0 <= drop_path_rate < 1:
             raise ValueError(
-                f'out_indices={tuple(out_indices)} of HCSSNet should name stages from 0 to {count - 1} in their order'
+                f'feedforward_ratio={feedforward_ratio} of HCSSNet should be above 0, and '
+                f'drop_path_rate={drop_path_rate} from 0 to below 1'
             )
-        if not -1 <= frozen_stages <= count:
-            raise ValueError(f'frozen_stages={frozen_stages} of HCSSNet should be from -1 to {count}')
         check_options('fusion', HCSSFusion, fusion or {}, reserved=('in_channels', 'norm_cfg', 'init_cfg'))
         self.widths, self.out_indices = widths, tuple(out_indices)
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
@@ -114,7 +118,8 @@ class HCSSNet(BaseModule):
             blocks = [HCSSBlock(widths[i], *options, next(rates), with_cp, **cfg) for _ in range(depths[i])]
             return nn.Sequential(down, *blocks)
 
-        self.stages = nn.ModuleList(stage(i) for i in range(count))
+        used = max(out_indices) + 1  # the weights of the others would have no gradient
+        self.stages = nn.ModuleList(stage(i) for i in range(used))
         self._freeze()
 
     @property
@@ -138,7 +143,7 @@ class HCSSNet(BaseModule):
             s = 4, 8, 16 or 32.
         """
         x, outs = self.stem(image), []
-        for i, stage in enumerate(self.stages[: max(self.out_indices) + 1]):
+        for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
                 outs.append(x)
@@ -202,7 +207,7 @@ class HCSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C, H, W)``."""
-        if self.with_cp and x.requires_grad:
+        if self.with_cp and torch.is_grad_enabled():
             return checkpoint(self._forward, x, use_reentrant=False)
         return self._forward(x)
 
@@ -213,7 +218,9 @@ class HCSSBlock(nn.Module):
 
 def _build_stem(stem: str | dict, width: int, cfg: dict) -> nn.Module:
     if isinstance(stem, dict):
-        check_options('stem', SPDMixer, stem, reserved=('out_channels',))
+        if 'in_channels' in stem:
+            raise ValueError(f'stem.in_channels={stem["in_channels"]!r} cannot be set: an image has three')
+        check_options('stem', SPDMixer, stem, reserved=('in_channels', 'out_channels'))
         return SPDMixer(out_channels=width, **{**cfg, **stem})
     if stem == 'spd_mixer':
         return SPDMixer(out_channels=width, **cfg)
@@ -235,9 +242,11 @@ def _checked_arch(arch: str | dict) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if arch not in ARCHS:
             raise ValueError(f'arch={arch!r} of HCSSNet is none of {tuple(ARCHS)}')
         arch = ARCHS[arch]
-    if set(arch) != {'widths', 'depths'}:
-        raise ValueError(f'arch={dict(arch)} of HCSSNet should have the keys widths and depths')
-    widths, depths = tuple(arch['widths']), tuple(arch['depths'])
-    if len(widths) != 4 or len(depths) != 4 or min(widths) < 1 or min(depths) < 0:
-        raise ValueError(f'widths={widths} and depths={depths} of HCSSNet should have an entry for each of four stages')
-    return widths, depths
+    if not isinstance(arch, dict) or set(arch) != {'widths', 'depths'}:
+        raise ValueError(f'arch={arch!r} of HCSSNet should be a name, or a dict with the keys widths and depths')
+    for name, least in (('widths', 1), ('depths', 0)):
+        values = arch[name]
+        whole = isinstance(values, tuple | list) and all(isinstance(x, int) and x >= least for x in values)
+        if not whole or len(values) != 4:
+            raise ValueError(f'{name}={values!r} of HCSSNet should be four whole numbers from {least}, one for a stage')
+    return tuple(arch['widths']), tuple(arch['depths'])

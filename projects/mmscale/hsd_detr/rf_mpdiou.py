@@ -66,14 +66,12 @@ def rf_mpdiou_loss(
         raise ValueError(f'pred {tuple(pred.shape)} and target {tuple(target.shape)} should both be (N, 4)')
     dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float)
     pred, target = pred.to(dtype), target.to(dtype)
-    similarity = _iou(pred, target)  # eq. 16
-    if focal is not None:
-        low, high = focal
-        similarity = ((similarity - low) / (high - low)).clamp(0, 1)  # eq. 17
+    # What follows is 1 minus each of the paper's similarities, so that equal boxes cost exactly nothing.
+    low, high = focal or (0, 1)
+    loss = ((high - _iou(pred, target)) / (high - low)).clamp(0, 1)  # eqs. 16 and 17
     if alpha is not None:
-        similarity = (1 + alpha) * similarity / (alpha + similarity)  # in the place of eq. 18
-    loss = 1 - similarity  # eq. 21
-    return loss + _corner_distances(pred, target, image_sizes) if corners else loss
+        loss = alpha * loss / (alpha + (1 - loss))  # in the place of eq. 18: 1 - (1 + alpha) x / (alpha + x)
+    return loss + _corner_distances(pred, target, image_sizes) if corners else loss  # eqs. 20 and 21
 
 
 def _iou(pred: Tensor, target: Tensor) -> Tensor:
@@ -100,7 +98,8 @@ def _corner_distances(pred: Tensor, target: Tensor, image_sizes: Tensor | Sequen
 
 
 def _check(focal: tuple[float, float] | None, alpha: float | None) -> None:
-    if focal is not None and not (len(focal) == 2 and 0 <= focal[0] < focal[1] <= 1):
+    pair = isinstance(focal, tuple | list) and len(focal) == 2 and all(isinstance(x, int | float) for x in focal)
+    if focal is not None and not (pair and 0 <= focal[0] < focal[1] <= 1):
         raise ValueError(f'focal={focal} of RF-MPDIoU should be None or two numbers d and u, 0 <= d < u <= 1')
     if alpha is not None and not 0 < alpha < math.inf:
         raise ValueError(f'alpha={alpha} of RF-MPDIoU should be None or a number above 0')

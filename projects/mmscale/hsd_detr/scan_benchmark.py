@@ -86,8 +86,13 @@ def benchmark_scan(
     for name, values, known in (('forms', forms, FORMS), ('modes', modes, MODES)):
         if not values or not set(values) <= set(known) or len(set(values)) < len(values):
             raise ValueError(f'{name}={list(values)} should be one or more of {", ".join(known)}, each once')
-    if not tokens or min(*tokens, repeats, batch_size) < 1 or warmup < 0:
-        raise ValueError(f'tokens={list(tokens)}, repeats={repeats} and batch_size={batch_size} should be 1 or more')
+    counts = dict(repeats=repeats, batch_size=batch_size, heads=heads, head_channels=head_channels, chunk=chunk)
+    counts |= dict(state_channels=state_channels, threads=1 if threads is None else threads)
+    for name, value in (('tokens', min(tokens, default=0)), *counts.items()):
+        if value < 1:
+            raise ValueError(f'{name}={list(tokens) if name == "tokens" else value} should be 1 or more')
+    if warmup < 0:
+        raise ValueError(f'warmup={warmup} should be 0 or more')
     if 'mamba_ssm' in forms and mamba_chunk_scan_combined is None:
         raise ImportError('mamba_ssm, whose kernel is asked for, is not installed: pip install mamba-ssm')
     if 'mamba_ssm' in forms and not device.startswith('cuda'):
@@ -104,7 +109,7 @@ def benchmark_scan(
             work = _Work(length, batch_size, heads, head_channels, state_channels, chunk, device)
             used = [form for form in forms if form != 'sequential' or length <= sequential_up_to]
             for mode in modes:
-                results += _measure(work, mode, used, repeats, warmup, progress or (lambda line: None))
+                results += _measure(work, mode, used, forms[0], repeats, warmup, progress or (lambda line: None))
         return dict(settings=settings, environment=environment(device), results=results)
     finally:
         torch.set_num_threads(before)
@@ -155,9 +160,9 @@ class _Work(nn.Module):
 
 
 def _measure(
-    work: _Work, mode: str, forms: Sequence[str], repeats: int, warmup: int, tell: Callable[[str], None]
+    work: _Work, mode: str, forms: Sequence[str], first: str, repeats: int, warmup: int, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """One result for each form."""
+    """One result for each form, with its ratio to the first where that was measured."""
     taken: dict[str, list[float]] = {form: [] for form in forms}
     for turn in range(-warmup, repeats):
         for form in forms:
@@ -170,8 +175,8 @@ def _measure(
         memory = peak_memory(lambda form=form: work.run(form, mode), work, work.inputs['value'])
         result = dict(tokens=work.tokens, mode=mode, form=form, memory=memory)
         result['latency'] = dict(asdict(spread(taken[form])), samples=taken[form])
-        if form != forms[0]:
-            result['ratio'] = dict(to=forms[0], **asdict(paired_ratio(taken[form], taken[forms[0]])))
+        if form != first and first in taken:
+            result['ratio'] = dict(to=first, **asdict(paired_ratio(taken[form], taken[first])))
         results.append(result)
     return results
 

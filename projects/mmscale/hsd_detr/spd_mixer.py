@@ -2,7 +2,8 @@
 
 Paper: HSD-DETR (Remote Sens. 2026, 18(10), 1577), section 3.3, fig. 3 and eq. 7.
 
-Ours, where the paper is silent:
+Ours, where the paper is silent, or its formula is lost in our text:
+    - The order of the sub-maps in eq. 7 is that of SPD-Conv (Sunkara and Luo, ECML PKDD 2022).
     - An image with an odd side gets one row or column of zeros at its end. So do the border pixels of any padded
       convolution, and so does MMDetection where it makes the images of a batch equal; and the maps have the sizes that
       the stem of a ResNet gives them, ``ceil(H / 4)``.
@@ -27,7 +28,7 @@ __all__ = ['ReparamDownsample', 'SPDMixer', 'depth_to_space', 'space_to_depth']
 def space_to_depth(x: Tensor, block: int = 2) -> Tensor:
     """Every N-th row and column makes one of N * N sub-maps, one behind the other along the channels (eq. 7).
 
-    The order is the paper's: the first row varies fastest, then the first column, then the channel within a sub-map;
+    The order is SPD-Conv's: the first row varies fastest, then the first column, then the channel within a sub-map;
     for a block of two ``[0::2, 0::2], [1::2, 0::2], [0::2, 1::2], [1::2, 1::2]``. ``pixel_unshuffle`` has the same
     values in another order of channels; to permute them would take four times as long.
 

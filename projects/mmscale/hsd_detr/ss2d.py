@@ -59,6 +59,8 @@ class SS2D(BaseModule):
         torch.Size([2, 16, 5, 7])
     """
 
+    no_weight_decay = ('log_rate', 'skip')  # as Mamba's
+
     def __init__(
         self,
         channels: int,
