@@ -67,5 +67,5 @@ def test_command(repo, tmp_path, capsys):
     tool.main([str(SMALL), *options])
     assert 'ms a forward, median of 1' in capsys.readouterr().out
     assert json.loads((tmp_path / 'times.json').read_text())['repeats'] == 1
-    with pytest.raises(ValueError, match='repeats=0 should be 1 or more'):
+    with pytest.raises(ValueError, match='repeats=0 and threads=None should be 1 or more'):
         measure_module_times(SMALL, repeats=0)

@@ -182,7 +182,7 @@ def test_an_unknown_data_layer_or_one_without_masks():
 
 
 KINDS = dict(
-    boxes={'bccd', 'cityscapes_detection', 'coco_detection', 'coco2014_detection', 'micro_uav', 'nwpu_vhr10',
+    boxes={'bccd', 'cityscapes_detection', 'coco_detection', 'coco2014_detection', 'micro_uav', 'dior', 'nwpu_vhr10',
            'small_objects', 'visdrone_det', 'voc0712'},
     masks={'coco_instance', 'cityscapes_instance'},
     panoptic={'coco_panoptic'},

@@ -18,7 +18,7 @@ class RMSNorm2d(nn.Module):
 
     Example:
         >>> norm = RMSNorm2d(2)
-        >>> norm(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)).flatten()
+        >>> norm(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)).detach().flatten()
         tensor([0.8485, 1.1314])
     """
 
