@@ -178,12 +178,7 @@ class _Direction:
         """What comes from other chunks: states ``(B, D, n, P, N)``, and queries to read them, ``(B, D, n, N, L)``."""
         left = self.step * torch.exp(self._to_end[0] + self._to_end[1])
         driven = value @ (self.key[:, None] * left[..., None, :]).transpose(3, 4)  # (B, D, n, P, N)
-        total = self.total
-        if self.backward:
-            total, driven = total.flip(2), driven.flip(2)
-        states = _carry(total.clamp(min=FORGOTTEN), driven.flatten(3)).view(driven.shape)
-        if self.backward:
-            states = states.flip(2)
+        states = _carry(self.total.clamp(min=FORGOTTEN), driven.flatten(3), self.backward).view(driven.shape)
         left = torch.exp(self._from_start[0] + self._from_start[1])
         return states, self.query[:, None] * left[..., None, :]
 
@@ -200,7 +195,8 @@ def _weights(ahead: _Direction | None, behind: _Direction | None) -> Tensor:
         own = direction.own()
     else:
         scores = torch.where(past, ahead.scores(), behind.scores())
-        weights = scores * torch.where(past, ahead.exponents(), behind.exponents()).exp_()
+        weights = torch.where(past, ahead.exponents(), behind.exponents()).exp_()
+        weights = scores * weights if torch.is_grad_enabled() else weights.mul_(scores)
         own = ahead.own() + behind.own()
     # s = t: nothing decays, and no rounding of what cancels should reach the rates' gradient
     if torch.jit.is_tracing():  # a copy into a diagonal gets lost
@@ -209,36 +205,44 @@ def _weights(ahead: _Direction | None, behind: _Direction | None) -> Tensor:
     return weights
 
 
-def _carry(decays: Tensor, driven: Tensor) -> Tensor:
-    """The state before every chunk: eq. (1) with chunks for tokens.
+def _carry(decays: Tensor, driven: Tensor, backward: bool) -> Tensor:
+    """The state before every chunk, on the way that is scanned: eq. (1) with chunks for tokens.
 
     More than :data:`GROUP` chunks are taken in groups, and groups of groups, so that the cost stays in proportion.
 
     Args:
         decays (Tensor): Logarithm of what a chunk leaves of the state before it, ``(B, D, n)``.
         driven (Tensor): What a chunk adds to the state, ``(B, D, n, F)``.
+        backward (bool): Whether the last chunk comes first.
 
     Returns:
         Tensor: ``(B, D, n, F)``.
     """
     count = decays.shape[-1]
     if count <= GROUP:
-        return _carry_at_once(decays, driven)[0]
+        return _carry_at_once(decays, driven, backward)[0]
     decays, driven = _chunks(decays, GROUP), _chunks(driven, GROUP, dim=2)
-    states, last, before = _carry_at_once(decays, driven)  # (B, D, groups, GROUP, F)
-    entering = _carry(decays.sum(-1).clamp(min=FORGOTTEN), last.squeeze(-2))
+    states, end, before = _carry_at_once(decays, driven, backward)  # (B, D, groups, GROUP, F)
+    entering = _carry(decays.sum(-1).clamp(min=FORGOTTEN), end.squeeze(-2), backward)
     return torch.addcmul(states, before[..., None].exp(), entering[..., None, :]).flatten(2, 3)[:, :, :count]
 
 
-def _carry_at_once(decays: Tensor, driven: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """States before each chunk, the state behind the last, and the logarithm of the decay up to each chunk."""
-    coarse, fine = _running_sum(decays)
-    before = F.pad(coarse[..., :-1], (1, 0)), F.pad(fine[..., :-1], (1, 0))  # up to chunk 0, 1, ... n - 1
-    exponents = before[0][..., :, None] - coarse[..., None, :] + (before[1][..., :, None] - fine[..., None, :])
+def _carry_at_once(decays: Tensor, driven: Tensor, backward: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """States before each chunk, the one behind the last taken, and the logarithm of the decay up to each chunk."""
+    coarse, fine = _running_sum(decays)  # up to the end of each chunk
+    starts = F.pad(coarse[..., :-1], (1, 0)), F.pad(fine[..., :-1], (1, 0))
     places = torch.arange(decays.shape[-1], device=decays.device)
-    states = exponents.masked_fill(places[:, None] <= places, -torch.inf).exp() @ driven
-    last = torch.addcmul(driven[..., -1:, :], decays[..., -1:, None].exp(), states[..., -1:, :])
-    return states, last, before[0] + before[1]
+    if backward:  # rows for the chunk that is reached, columns for the one that is left
+        exponents = starts[0][..., None, :] - coarse[..., :, None] + (starts[1][..., None, :] - fine[..., :, None])
+        other, end = places[:, None] >= places, slice(0, 1)
+        before = (coarse[..., -1:] - coarse) + (fine[..., -1:] - fine)
+    else:
+        exponents = starts[0][..., :, None] - coarse[..., None, :] + (starts[1][..., :, None] - fine[..., None, :])
+        other, end = places[:, None] <= places, slice(-1, None)
+        before = starts[0] + starts[1]
+    states = exponents.masked_fill(other, -torch.inf).exp() @ driven
+    last = torch.addcmul(driven[..., end, :], decays[..., end, None].exp(), states[..., end, :])
+    return states, last, before
 
 
 def _running_sum(x: Tensor) -> tuple[Tensor, Tensor]:
