@@ -236,6 +236,18 @@ def test_who_sees_whom(chunk):
             assert seen == expected, (direction, index)
 
 
+@pytest.mark.parametrize('chunk', [7, 32])
+@pytest.mark.parametrize('direction', DIRECTIONS)
+def test_without_gradients_it_is_the_same(direction, chunk):
+    """Then matrices are overwritten that the backward pass would need."""
+    flat = tensors(70)
+    expected = chunked_scan(**of(direction, flat), chunk=chunk)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            out = chunked_scan(**of(direction, flat), chunk=chunk)
+        torch.testing.assert_close(out, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize('direction', DIRECTIONS)
 @pytest.mark.parametrize('function', ['sequential', 'chunked'])
 def test_a_batch_of_two_is_two_of_one(function, direction):
