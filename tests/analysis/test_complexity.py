@@ -48,6 +48,22 @@ def test_a_parameter_that_two_modules_share_counts_once():
     assert complexity(nn.Sequential(first, second), inputs=[torch.zeros(1, 4)]).params == 16 + 4 + 4
 
 
+def test_a_view_of_a_parameter_may_be_the_input_of_a_layer():
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries, self.layer = nn.Parameter(torch.zeros(3, 4)), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(self.queries.view(3, 4)) + x
+
+    model = Queries()
+    result = complexity(model, inputs=[torch.zeros(1, 4)])
+    assert result.macs == 3 * 16
+    assert result.trainable_params == result.params == 12 + 16 + 4
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_detector_equals_mmengine(one_stage):
     result = complexity(one_stage, (64, 96))
     model = build_model(load_config(one_stage))

@@ -115,7 +115,7 @@ def complexity(model: nn.Module | Config | str | PathLike, input_size: int | Seq
             inputs = (torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype),)
         padded = tuple(inputs[0].shape[-2:])
     counter = OpCounter()
-    with _eval_mode(model), noted_proposals(model) as proposals, torch.no_grad(), counter:
+    with _counting(model), noted_proposals(model) as proposals, torch.no_grad(), counter:
         model(*inputs, **kwargs)
     parameters = list(model.parameters())
     root = type(model).__name__ + '.'
@@ -159,12 +159,19 @@ def complexity_table(results: Sequence[Complexity]) -> str:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and every module back to its own mode afterwards."""
+def _counting(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no parameter to be trained, and all as it was afterwards.
+
+    PyTorch's module tracker puts hooks on inputs that require a gradient, such as views of Deformable DETR's queries,
+    and fails on them without a graph.
+    """
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval().requires_grad_(False)
     try:
         yield
     finally:
         for module in training:
             module.training = True
+        for parameter in trained:
+            parameter.requires_grad = True
