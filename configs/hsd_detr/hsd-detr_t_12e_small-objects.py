@@ -1,4 +1,4 @@
-_base_ = './rtdetr_r18_12e_small-objects.py'
+_base_ = '../rtdetr/rtdetr_r18_12e_small-objects.py'
 
 model = dict(
     backbone=dict(_delete_=True, type='mmscale.HCSSNet', arch='tiny', stem='spd_mixer'),
