@@ -33,8 +33,8 @@ class RTDETRDecoder(BaseModule):
 
     Args:
         num_levels (int): Levels of the encoder.
-        num_layers (int): Layers that are trained. Defaults to 6.
-        num_eval_layers (int, optional): Layers at inference, from 1 to ``num_layers``. Defaults to None, all of them.
+        num_layers (int): Layers that are trained; 0 leaves the proposals as they are. Defaults to 6.
+        num_eval_layers (int, optional): Layers at inference, from 0 to ``num_layers``. Defaults to None, all of them.
         embed_dims (int): C. Defaults to 256.
         num_heads (int): Heads of both attentions. Defaults to 8.
         num_points (int): Points of a level in the deformable attention. Defaults to 4.
@@ -44,8 +44,8 @@ class RTDETRDecoder(BaseModule):
             for the position's layers (Xavier uniform) and MMCV's start of the deformable attention.
 
     Raises:
-        ValueError: If ``num_eval_layers`` is not from 1 to ``num_layers``, or ``num_heads`` does not divide
-            ``embed_dims``.
+        ValueError: If ``num_layers`` is negative, ``num_eval_layers`` is not from 0 to ``num_layers``, or
+            ``num_heads`` does not divide ``embed_dims``.
     """
 
     def __init__(
@@ -61,33 +61,37 @@ class RTDETRDecoder(BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if num_eval_layers is not None and not 1 <= num_eval_layers <= num_layers:
-            raise ValueError(f'num_eval_layers={num_eval_layers} must be from 1 to num_layers={num_layers}')
+        if num_layers < 0:
+            raise ValueError(f'num_layers={num_layers} of the decoder must not be negative')
+        if num_eval_layers is not None and not 0 <= num_eval_layers <= num_layers:
+            raise ValueError(f'num_eval_layers={num_eval_layers} must be from 0 to num_layers={num_layers}')
         if embed_dims % num_heads:
             raise ValueError(f'embed_dims={embed_dims} of the decoder must be a multiple of num_heads={num_heads}')
         self.embed_dims = embed_dims
         self.num_levels = num_levels
         self.num_layers = num_layers
-        self.num_eval_layers = num_eval_layers or num_layers
+        self.num_eval_layers = num_layers if num_eval_layers is None else num_eval_layers
         self.layers = nn.ModuleList(
             [
                 RTDETRDecoderLayer(embed_dims, num_heads, num_levels, num_points, feedforward_channels, dropout)
                 for _ in range(num_layers)
             ]
         )
-        self.query_pos_head = nn.Sequential(
-            nn.Linear(4, 2 * embed_dims), nn.ReLU(inplace=True), nn.Linear(2 * embed_dims, embed_dims)
-        )
+        if self.layers:
+            self.query_pos_head = nn.Sequential(
+                nn.Linear(4, 2 * embed_dims), nn.ReLU(inplace=True), nn.Linear(2 * embed_dims, embed_dims)
+            )
 
     def init_weights(self) -> None:
         """The official start of every weight; the layers start as copies of one."""
         init_as_torch(self)
-        first, *others = self.layers
-        first.cross_attn.init_weights()
-        for layer in others:
-            layer.load_state_dict(first.state_dict())
-        for linear in (self.query_pos_head[0], self.query_pos_head[2]):
-            nn.init.xavier_uniform_(linear.weight)
+        if self.layers:
+            first, *others = self.layers
+            first.cross_attn.init_weights()
+            for layer in others:
+                layer.load_state_dict(first.state_dict())
+            for linear in (self.query_pos_head[0], self.query_pos_head[2]):
+                nn.init.xavier_uniform_(linear.weight)
         super().init_weights()
 
     def forward(

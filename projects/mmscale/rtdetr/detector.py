@@ -93,7 +93,7 @@ class RTDETR(DetectionTransformer):
 
     def _init_layers(self) -> None:
         widths = _widths_of(self.neck)
-        self.decoder = RTDETRDecoder(**{**self.decoder, 'num_levels': len(widths)})
+        self.decoder = self._build_decoder(**{**self.decoder, 'num_levels': len(widths)})
         channels = self.decoder.embed_dims
         if self.bbox_head.embed_dims != channels:
             raise ValueError(
@@ -102,9 +102,11 @@ class RTDETR(DetectionTransformer):
         self.input_proj = nn.ModuleList(
             [ConvModule(width, channels, 1, norm_cfg=dict(type='BN'), act_cfg=None) for width in widths]
         )
-        self.memory_proj = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
+        self.memory_proj = self._build_memory_proj(channels)
         self.dn_query_generator = None
         if self.dn_cfg is not None:
+            if not self.decoder.num_layers:
+                raise ValueError('decoder.num_layers=0 leaves no layer for denoising queries: set dn_cfg=None')
             derived = ('num_classes', 'embed_dims', 'num_matching_queries')
             _check_part('dn_cfg', ContrastiveDenoising, self.dn_cfg, derived)
             self.dn_query_generator = ContrastiveDenoising(
@@ -114,11 +116,20 @@ class RTDETR(DetectionTransformer):
                 **self.dn_cfg,
             )
 
+    def _build_decoder(self, **options) -> RTDETRDecoder:
+        return RTDETRDecoder(**options)
+
+    def _build_memory_proj(self, channels: int) -> nn.Module:
+        """What makes queries of the memory."""
+        return nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
+
     def init_weights(self) -> None:
         """The official start of every weight, then what ``init_cfg`` and the parts say."""
         init_as_torch(self.input_proj)
         init_as_torch(self.memory_proj)
-        nn.init.xavier_uniform_(self.memory_proj[0].weight)
+        for module in self.memory_proj.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
         super().init_weights()
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
@@ -135,14 +146,14 @@ class RTDETR(DetectionTransformer):
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
         """Logits and boxes of a batch ``(B, 3, H, W)``, see :meth:`RTDETRHead.forward`."""
         head_inputs = self._head_inputs(batch_inputs, batch_data_samples)
-        return self.bbox_head(head_inputs['hidden_states'], head_inputs['boxes'])
+        return self.bbox_head(**{name: head_inputs.get(name) for name in ('hidden_states', 'boxes', 'proposals')})
 
     def _head_inputs(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> dict:
         maps = self.extract_feat(batch_inputs)
         return self.forward_transformer(maps, batch_data_samples, strides_of(maps, batch_inputs))
 
     def forward_transformer(
-        self, img_feats: tuple[Tensor, ...], batch_data_samples: OptSampleList, strides: list[int]
+        self, img_feats: tuple[Tensor, ...], batch_data_samples: OptSampleList, strides: list[int], **hints
     ) -> dict:
         """From the neck's maps to what the head takes.
 
@@ -150,13 +161,16 @@ class RTDETR(DetectionTransformer):
             img_feats (tuple[Tensor]): One map ``(B, C_i, H_i, W_i)`` per level, finest first.
             batch_data_samples (list[DetDataSample], optional): Ground truth, in training.
             strides (list[int]): Stride of every level.
+            **hints: What a child's :meth:`select_queries` takes beyond the memory.
 
         Returns:
             dict: ``hidden_states`` and ``boxes`` of the decoder's layers, and in training ``enc_logits``, ``enc_boxes``
             and ``dn_meta``.
         """
         memory = self.pre_transformer(img_feats)
-        queries, head_inputs = self.pre_decoder(**memory, strides=strides, batch_data_samples=batch_data_samples)
+        queries, head_inputs = self.pre_decoder(
+            **memory, strides=strides, batch_data_samples=batch_data_samples, **hints
+        )
         return {**head_inputs, **self.forward_decoder(**memory, **queries)}
 
     def pre_transformer(self, maps: tuple[Tensor, ...]) -> dict:
@@ -177,7 +191,12 @@ class RTDETR(DetectionTransformer):
         return kwargs
 
     def pre_decoder(
-        self, memory: Tensor, shapes: list[tuple[int, int]], strides: list[int], batch_data_samples: OptSampleList
+        self,
+        memory: Tensor,
+        shapes: list[tuple[int, int]],
+        strides: list[int],
+        batch_data_samples: OptSampleList,
+        **hints,
     ) -> tuple[dict, dict]:
         """Select the queries; in training, put the denoising queries in front.
 
@@ -186,10 +205,35 @@ class RTDETR(DetectionTransformer):
             shapes (list[tuple[int, int]]): Height and width of every level.
             strides (list[int]): Stride of every level.
             batch_data_samples (list[DetDataSample], optional): Ground truth, in training.
+            **hints: What a child's :meth:`select_queries` takes beyond the memory.
 
         Returns:
             tuple[dict, dict]: ``query``, ``references`` and ``attn_mask`` for the decoder; ``enc_logits``,
-            ``enc_boxes`` and ``dn_meta`` for the head's loss (empty at inference).
+            ``enc_boxes`` and ``dn_meta`` for the head's loss (at inference nothing, or ``proposals`` where the decoder
+            runs no layer).
+        """
+        query, logits, boxes = self.select_queries(memory, shapes, strides, **hints)
+        decoder_inputs = dict(query=query.detach(), references=boxes.detach())
+        if not self.training:
+            return decoder_inputs, {} if self.decoder.num_eval_layers else dict(proposals=(logits, boxes))
+        head_inputs = dict(enc_logits=logits, enc_boxes=boxes)
+        if self.dn_query_generator is not None:
+            decoder_inputs, head_inputs['dn_meta'] = self._with_denoising(decoder_inputs, batch_data_samples)
+        return decoder_inputs, head_inputs
+
+    def select_queries(
+        self, memory: Tensor, shapes: list[tuple[int, int]], strides: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The positions with the best class score as queries.
+
+        Args:
+            memory (Tensor): ``(B, S, C)``.
+            shapes (list[tuple[int, int]]): Height and width of every level.
+            strides (list[int]): Stride of every level.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Contents ``(B, Q, C)``, logits ``(B, Q, K)`` and boxes ``(B, Q, 4)``, (cx,
+            cy, w, h) over the size of the image.
         """
         anchors, valid = proposal_anchors(shapes, strides, memory.device)
         proposals = self.memory_proj(memory * valid.to(memory.dtype))
@@ -200,13 +244,7 @@ class RTDETR(DetectionTransformer):
         box_branch = self.bbox_head.reg_branches[encoder]
         offsets = _rows(box_branch(proposals), best) if self.box_all_proposals else box_branch(query)
         boxes = (offsets + _rows(anchors.expand(memory.shape[0], -1, -1), best)).sigmoid()
-        decoder_inputs = dict(query=query.detach(), references=boxes.detach())
-        if not self.training:
-            return decoder_inputs, {}
-        head_inputs = dict(enc_logits=logits, enc_boxes=boxes)
-        if self.dn_query_generator is not None:
-            decoder_inputs, head_inputs['dn_meta'] = self._with_denoising(decoder_inputs, batch_data_samples)
-        return decoder_inputs, head_inputs
+        return query, logits, boxes
 
     def _with_denoising(self, inputs: dict, batch_data_samples: OptSampleList) -> tuple[dict, dict]:
         """The decoder's inputs with the denoising queries in front, ``(B, D + Q, ...)``, and what these are."""

@@ -80,17 +80,24 @@ class RTDETRHead(DINOHead):
         init_as_torch(self.reg_branches)
         super().init_weights()
 
-    def forward(self, hidden_states: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden_states: list[Tensor], boxes: list[Tensor], proposals: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Classes beside the boxes.
 
         Args:
             hidden_states (list[Tensor]): ``(B, Q, C)`` of every layer that the decoder ran.
             boxes (list[Tensor]): ``(B, Q, 4)``, (cx, cy, w, h) over the size of the padded batch, likewise.
+            proposals (tuple[Tensor, Tensor], optional): Logits ``(B, Q, K)`` and boxes ``(B, Q, 4)`` of the proposals,
+                what there is to say where the decoder ran no layer. Defaults to None.
 
         Returns:
             tuple[Tensor, Tensor]: Logits ``(L, B, Q, K)`` and boxes ``(L, B, Q, 4)``; L is every layer in training,
             and the last one that ran otherwise.
         """
+        if not hidden_states:
+            logits, boxes = proposals
+            return logits[None], boxes[None]
         last = len(hidden_states) - 1
         layers = range(len(hidden_states)) if self.training else [last]
         logits = torch.stack([self.cls_branches[i](hidden_states[i]) for i in layers])
@@ -117,14 +124,19 @@ class RTDETRHead(DINOHead):
 
         Returns:
             dict[str, Tensor]: ``loss_cls``, ``loss_bbox``, ``loss_iou`` of the last layer, ``d0.loss_cls`` ... of the
-            others, ``enc_loss_cls`` ... of the proposals and ``dn_loss_cls``, ``d0.dn_loss_cls`` ... of the denoising.
+            others, ``enc_loss_cls`` ... of the proposals and ``dn_loss_cls``, ``d0.dn_loss_cls`` ... of the denoising;
+            those of the proposals alone where the decoder has no layer.
         """
-        logits, boxes = self(hidden_states, boxes)
         gt_instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [_with_padded_size(sample.metainfo) for sample in batch_data_samples]
+        with torch.autocast(enc_logits.device.type, enabled=False):
+            proposals = enc_logits.float(), enc_boxes.float()
+            if not hidden_states:
+                names = ('enc_loss_cls', 'enc_loss_bbox', 'enc_loss_iou')
+                return dict(zip(names, self.loss_by_feat_single(*proposals, gt_instances, metas), strict=True))
+        logits, boxes = self(hidden_states, boxes)
         with torch.autocast(logits.device.type, enabled=False):
-            predictions = [x.float() for x in (logits, boxes, enc_logits, enc_boxes)]
-            return self.loss_by_feat(*predictions, gt_instances, metas, dn_meta)
+            return self.loss_by_feat(logits.float(), boxes.float(), *proposals, gt_instances, metas, dn_meta)
 
     def loss_by_feat_single(
         self, cls_scores: Tensor, bbox_preds: Tensor, batch_gt_instances: list, batch_img_metas: list[dict]
@@ -178,7 +190,12 @@ class RTDETRHead(DINOHead):
         return logits[:, :, count:], boxes[:, :, count:], logits[:, :, :count], boxes[:, :, :count]
 
     def predict(
-        self, hidden_states: list[Tensor], boxes: list[Tensor], batch_data_samples: SampleList, rescale: bool = True
+        self,
+        hidden_states: list[Tensor],
+        boxes: list[Tensor],
+        batch_data_samples: SampleList,
+        proposals: tuple[Tensor, Tensor] | None = None,
+        rescale: bool = True,
     ) -> list[InstanceData]:
         """Detections of a batch.
 
@@ -186,13 +203,14 @@ class RTDETRHead(DINOHead):
             hidden_states (list[Tensor]): As :meth:`forward`'s.
             boxes (list[Tensor]): As :meth:`forward`'s.
             batch_data_samples (list[DetDataSample]): Sizes.
+            proposals (tuple[Tensor, Tensor], optional): As :meth:`forward`'s. Defaults to None.
             rescale (bool): Whether boxes are in pixels of the original image. Defaults to True.
 
         Returns:
             list[InstanceData]: ``bboxes`` (x1, y1, x2, y2), ``scores`` (descending) and ``labels``, for every image the
             ``max_per_img`` best pairs of a query and a class.
         """
-        logits, boxes = self(hidden_states, boxes)
+        logits, boxes = self(hidden_states, boxes, proposals)
         metas = [sample.metainfo for sample in batch_data_samples]
         return self.predict_by_feat(logits, boxes, batch_img_metas=metas, rescale=rescale)
 

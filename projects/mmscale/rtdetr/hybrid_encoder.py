@@ -297,13 +297,18 @@ class HybridEncoder(BaseModule):
         Raises:
             ValueError: If the number of maps or a map's width is not what the neck was built for.
         """
+        return self.encode(self.project(inputs))
+
+    def project(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The first half of :meth:`forward`: the backbone's maps in the encoder's width, ``(B, C, H_i, W_i)``."""
         widths = [x.shape[1] for x in inputs]
         if widths != self.in_channels:
             raise ValueError(f'the backbone gives maps with {widths} channels, but in_channels={self.in_channels}')
-        maps = self._project(inputs)
-        if self.aifi is not None:
-            maps[-1] = self.aifi(maps[-1])
+        return self._project(inputs)
 
+    def encode(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The second half of :meth:`forward`: attention, then fusion down and up."""
+        maps = self._attend(list(maps))
         for level in reversed(self.fusions):  # top-down
             maps[level + 1] = self.lateral_convs[self._step(level)](maps[level + 1])
             maps[level] = self._fuse(level, maps[level], maps[level + 1])
@@ -316,6 +321,12 @@ class HybridEncoder(BaseModule):
     def _project(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The maps that the encoder works on, ``(B, C, H, W)``: one 1x1 convolution per level."""
         return [conv(x) for conv, x in zip(self.input_proj, inputs, strict=True)]
+
+    def _attend(self, maps: list[Tensor]) -> list[Tensor]:
+        """The maps after the attention: AIFI on the last level."""
+        if self.aifi is not None:
+            maps[-1] = self.aifi(maps[-1])
+        return maps
 
     def _step(self, level: int) -> int:
         """The place of a fusion into ``level`` in the order of execution."""

@@ -21,7 +21,10 @@ BORDER = 0.01
 
 
 def proposal_anchors(
-    shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | str = 'cpu'
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    device: torch.device | str = 'cpu',
+    at_border: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One square box per position, centred on it, its side in proportion to the level's stride.
 
@@ -30,6 +33,8 @@ def proposal_anchors(
         strides (Sequence[int]): Stride of every level, in pixels of the input. The side is 0.05 of the image's for
             stride 8 and doubles with the stride, as in the official code, whose first level has stride 8.
         device (torch.device or str): Where the results lie. Defaults to ``'cpu'``.
+        at_border (bool): Whether a box beyond the border (below) is drawn back to it and used. Defaults to False, as in
+            the official code.
 
     Returns:
         tuple[Tensor, Tensor]: Logits of the boxes (cx, cy, w, h), ``(1, S, 4)``, infinite where a box is not used, and
@@ -42,11 +47,11 @@ def proposal_anchors(
     """
     shapes = tuple(tuple(shape) for shape in shapes)
     if torch.jit.is_tracing() or torch.compiler.is_compiling():  # the size is part of the graph
-        return _proposal_anchors(shapes, tuple(strides), device)
-    return _known_anchors(shapes, tuple(strides), str(device))
+        return _proposal_anchors(shapes, tuple(strides), device, at_border)
+    return _known_anchors(shapes, tuple(strides), str(device), at_border)
 
 
-def _proposal_anchors(shapes, strides, device) -> tuple[Tensor, Tensor]:
+def _proposal_anchors(shapes, strides, device, at_border) -> tuple[Tensor, Tensor]:
     levels = []
     for (height, width), stride in zip(shapes, strides, strict=True):
         y = ((torch.arange(height, device=device) + 0.5) / height)[:, None].expand(height, width)
@@ -54,6 +59,9 @@ def _proposal_anchors(shapes, strides, device) -> tuple[Tensor, Tensor]:
         side = torch.full_like(x, GRID_SIZE * stride / 8)
         levels.append(torch.stack((x, y, side, side), dim=-1).flatten(0, 1))
     boxes = torch.cat(levels)[None].float()
+    if at_border:
+        boxes = boxes.clamp(BORDER, 1 - BORDER)
+        return (boxes / (1 - boxes)).log(), torch.ones_like(boxes[..., :1], dtype=torch.bool)
     valid = ((boxes > BORDER) & (boxes < 1 - BORDER)).all(dim=-1, keepdim=True)
     logits = (boxes / (1 - boxes)).log()
     return logits.masked_fill(~valid, float('inf')), valid
