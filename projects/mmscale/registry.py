@@ -24,6 +24,7 @@ MODELS = Registry(
         'mmscale.fine',
         'mmscale.cfsam',
         'mmscale.hsd_detr',
+        'mmscale.hmpe',
         'mmscale.rivals',
         'mmscale.rtdetr',
         'mmscale.rtdetr.batch_augment',
