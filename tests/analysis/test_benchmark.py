@@ -17,7 +17,7 @@ from mmscale.analysis import BenchmarkError, benchmark
 from mmscale.analysis.benchmark import _names, _Worker
 from mmscale.analysis.benchmark_worker import Job, _Bench
 from mmscale.analysis.memory import allocated_peak, resident_peak
-from mmscale.analysis.model import build_model, load_config, random_batch
+from mmscale.analysis.model import _random_objects, build_model, load_config, random_batch
 from mmscale.analysis.proposals import noted_proposals, pinned_proposals, random_boxes
 
 
@@ -45,6 +45,45 @@ def test_modes_of_a_two_stage_detector(two_stage, mode):
     assert description['proposals'] == (None if mode == 'backbone-neck' else 20)
     memory = bench.memory()
     assert memory['weights'] < memory['tensors'] < memory['resident']
+
+
+def test_a_training_step_reaches_the_backbone_and_starts_anew_each_time(one_stage):
+    bench = _Bench(job(one_stage, mode='train'))
+    assert bench.model.training
+    weight = next(p for p in bench.model.backbone.parameters() if p.requires_grad)
+    bench._forward()
+    first = weight.grad.clone()
+    assert first.abs().sum() > 0
+    bench.run()
+    bench.memory()
+    assert weight.grad.norm() < 1.9 * first.norm()  # not summed up
+
+
+def test_a_training_step_of_a_two_stage_detector_has_its_own_proposals():
+    bench = _Bench(job('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', mode='train'))
+    assert bench.describe()['proposals'] is None
+    bench._forward()
+    assert bench.model.roi_head.bbox_head.fc_reg.weight.grad.abs().sum() > 0
+
+
+def test_random_objects_lie_in_the_image(one_stage):
+    model = build_model(load_config(one_stage))
+    _, samples = random_batch(model, (64, 96), batch_size=2, objects=50)
+    for sample in samples:
+        boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
+        assert len(boxes) == len(labels) == 50
+        assert (boxes >= 0).all() and (boxes[:, 2:] <= torch.tensor([96.0, 64.0])).all()
+        assert ((boxes[:, 2:] - boxes[:, :2]) >= torch.tensor([3.0, 2.0])).all()
+        assert set(labels.tolist()) <= set(range(model.bbox_head.num_classes))
+    assert 'gt_instances' not in random_batch(model, (64, 96))[1][0]
+
+
+def test_random_objects_without_a_head_or_without_masks_are_refused(one_stage):
+    with pytest.raises(ValueError, match='Linear has no box head'):
+        _random_objects(torch.nn.Linear(1, 1), (8, 8), 1, torch.Generator())
+    model = build_model(load_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'))
+    with pytest.raises(ValueError, match='MaskRCNN trains with masks'):
+        random_batch(model, (64, 64), objects=1)
 
 
 def test_amp_runs_in_bfloat16(one_stage):
@@ -111,7 +150,7 @@ def test_names_are_told_apart():
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    (dict(mode='train'), "mode must be one of tensor, predict, backbone-neck, but is 'train'"),
+    (dict(mode='test'), "mode must be one of tensor, predict, backbone-neck, train, but is 'test'"),
     (dict(repeats=0), 'repeats must be at least 1, but is 0'),
     (dict(rounds=0), 'rounds must be at least 1, but is 0'),
     (dict(batch_size=-1), 'batch_size must be at least 1, but is -1'),

@@ -25,7 +25,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (default: cpu)')
     parser.add_argument('--threads', type=int, help="PyTorch's threads on the CPU (default: its own choice)")
     parser.add_argument('--mode', choices=MODES, default='tensor',
-                        help='the network, the whole way to boxes, or feature extraction alone (default: tensor)')
+                        help='the network, the whole way to boxes, feature extraction alone, or losses and '
+                             'backward pass in training (default: tensor)')
     parser.add_argument('--compile', action='store_true', help='torch.compile backbone, neck and heads')
     parser.add_argument('--amp', action='store_true', help='autocast to float16 (CUDA) or bfloat16 (CPU)')
     parser.add_argument('--own-proposals', action='store_true',

@@ -69,6 +69,7 @@ def benchmark(configs: Sequence[str | PathLike | Config], input_size: int | Sequ
             - 'tensor': the network without the last post-processing.
             - 'predict': the detector's whole way to boxes.
             - 'backbone-neck': feature extraction alone.
+            - 'train': losses and backward pass in training mode, with random objects.
         compile (bool): ``torch.compile`` for the model's direct children (backbone, neck, heads). Defaults to False.
         amp (bool): Autocast: float16 on CUDA, bfloat16 on a CPU. Defaults to False.
         pin_proposals (bool): Give two-stage detectors the same proposals. Defaults to True.

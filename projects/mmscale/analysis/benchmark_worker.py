@@ -6,7 +6,7 @@ The parent sends one word at a time through a pipe and waits for the answer, so 
 word     answer
 ======== =========================================================================
 build    a description: parameters, network input, pinned proposals, environment
-run      seconds of one forward: passed, and spent by the process on all its cores
+run      seconds of one run: passed, and spent by the process on all its cores
 memory   what :func:`mmscale.analysis.memory.peak_memory` found
 stop     none; the process ends
 ======== =========================================================================
@@ -33,7 +33,8 @@ from .proposals import pinned_proposals
 
 __all__ = ['MODES', 'Job', 'serve']
 
-MODES = ('tensor', 'predict', 'backbone-neck')
+MODES = ('tensor', 'predict', 'backbone-neck', 'train')
+OBJECTS = 12  # in every image of a training step
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,18 @@ def serve(job: Job, pipe: Any) -> None:
 
 
 class _Bench:
-    """A model and its batch, and one forward of it."""
+    """A model and its batch, and one forward of it, or one training step without the optimizer's."""
 
     def __init__(self, job: Job) -> None:
         if job.threads:
             torch.set_num_threads(job.threads)
         self.job = job
         self.model = build_model(load_config(job.config, job.cfg_options), job.device, job.seed)
-        self.inputs, self.samples = random_batch(self.model, job.input_size, job.batch_size, job.seed)
+        objects = OBJECTS if job.mode == 'train' else 0
+        self.inputs, self.samples = random_batch(self.model, job.input_size, job.batch_size, job.seed, objects)
+        self.model.train(job.mode == 'train')
         self.stack, self.proposals = ExitStack(), None  # proposals stay pinned as long as the worker lives
-        if job.pin_proposals and job.mode != 'backbone-neck':
+        if job.pin_proposals and job.mode not in ('backbone-neck', 'train'):
             pinned = pinned_proposals(self.model, tuple(self.inputs.shape[-2:]), job.seed)
             self.proposals = self.stack.enter_context(pinned)
         if job.compile:
@@ -109,6 +112,11 @@ class _Bench:
     def _forward(self) -> Any:
         device = self.inputs.device.type
         amp = torch.autocast(device) if self.job.amp else nullcontext()
+        if self.job.mode == 'train':
+            self.model.zero_grad()
+            with amp:
+                losses = self.model(self.inputs, self.samples, mode='loss')
+            return self.model.parse_losses(losses)[0].backward()
         with torch.no_grad(), amp:
             if self.job.mode == 'backbone-neck':
                 return self.model.extract_feat(self.inputs)

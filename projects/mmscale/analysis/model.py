@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmscale import stack
@@ -84,18 +85,23 @@ def build_model(cfg: Config, device: str = 'cpu', seed: int = 0) -> nn.Module:
     return revert_sync_batchnorm(model).to(device).eval()
 
 
-def random_batch(model: nn.Module, input_size: tuple[int, int], batch_size: int = 1,
-                 seed: int = 0) -> tuple[Tensor, list]:
+def random_batch(model: nn.Module, input_size: tuple[int, int], batch_size: int = 1, seed: int = 0,
+                 objects: int = 0) -> tuple[Tensor, list]:
     """Random images on their way through the model's own data pre-processor (normalised, padded to its divisor).
 
     Args:
         model (nn.Module): A detector of MMDetection, or a segmentor of MMSegmentation.
         input_size (tuple[int, int]): Height and width of the images.
         batch_size (int): Number of images. Defaults to 1.
-        seed (int): Of the pixels. Defaults to 0.
+        seed (int): Of the pixels and the objects. Defaults to 0.
+        objects (int): Boxes of every image, with sides from 1/32 to 1/4 of the image's, as a detector's ground truth.
+            Defaults to 0, without.
 
     Returns:
         tuple[Tensor, list]: The batch, (B, 3, padded H, padded W), and its samples (DetDataSample or SegDataSample).
+
+    Raises:
+        ValueError: If the model has no box head for the objects, or needs their masks.
     """
     sample_type = _sample_type(model)
     height, width = check_input_size(input_size)
@@ -105,8 +111,26 @@ def random_batch(model: nn.Module, input_size: tuple[int, int], batch_size: int 
     meta = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width),
                 batch_input_shape=(height, width), scale_factor=(1.0, 1.0), img_path='random')
     samples = [sample_type(metainfo=dict(meta, img_id=i)) for i in range(batch_size)]
+    if objects:
+        for sample in samples:
+            sample.gt_instances = _random_objects(model, (height, width), objects, generator)
     data = model.data_preprocessor(dict(inputs=images, data_samples=samples), False)
     return data['inputs'], data['data_samples']
+
+
+def _random_objects(model: nn.Module, size: tuple[int, int], count: int, generator: torch.Generator) -> InstanceData:
+    roi_head = getattr(model, 'roi_head', None)
+    head = getattr(model, 'bbox_head', None) or getattr(roi_head, 'bbox_head', None)
+    head = head[0] if isinstance(head, nn.ModuleList) else head
+    if not hasattr(head, 'num_classes'):
+        raise ValueError(f'{type(model).__name__} has no box head to train with random objects')
+    if getattr(roi_head, 'with_mask', False):
+        raise ValueError(f'{type(model).__name__} trains with masks, of which random objects have none')
+    image = torch.tensor(size[::-1])
+    sides = image * (1 / 32 + torch.rand(count, 2, generator=generator) * (1 / 4 - 1 / 32))
+    corners = torch.rand(count, 2, generator=generator) * (image - sides)
+    labels = torch.randint(0, head.num_classes, (count,), generator=generator)
+    return InstanceData(bboxes=torch.cat((corners, corners + sides), dim=1), labels=labels)
 
 
 def _sample_type(model: nn.Module) -> type:
