@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from mmscale.options import check_options
 from mmscale.registry import MODELS
-from mmscale.rtdetr import RTDETR, RTDETRDecoder
+from mmscale.rtdetr import RTDETR, HybridEncoder, RTDETRDecoder
 from mmscale.rtdetr.detector import strides_of
 from mmscale.rtdetr.query_selection import proposal_anchors
 
+from .head import HMPEHead
 from .heatmap_head import HeatmapHead, Heatmaps
 from .hidq import HIDQ, SharedValueDecoder
 
@@ -37,14 +38,16 @@ class HMPE(RTDETR):
     """RT-DETR with heatmaps.
 
     Args:
-        *args: As ``mmscale.RTDETR``; the neck is ``mmscale.HMPEEncoder``, the head ``mmscale.HMPEHead``.
+        *args: As ``mmscale.RTDETR``; with a heatmap head the neck is ``mmscale.HMPEEncoder``, or without MOHFE any
+            ``mmscale.HybridEncoder``, and the head ``mmscale.HMPEHead``.
         heatmap_head (dict, optional): Options of :class:`~mmscale.hmpe.HeatmapHead`. Defaults to None: no heatmaps.
         hidq (bool): Whether the queries are those of :class:`~mmscale.hmpe.HIDQ`, decoded with shared values, instead
             of RT-DETR's, which are chosen by class score. Defaults to False.
         **kwargs: As ``mmscale.RTDETR``.
 
     Raises:
-        ValueError: As ``mmscale.RTDETR``; also if MOHFE or HIDQ have no heatmap head, or a heatmap head has neither.
+        ValueError: As ``mmscale.RTDETR``; also if MOHFE or HIDQ have no heatmap head, a heatmap head has neither, or
+            stands between a neck and a head that do not know it.
     """
 
     def __init__(self, *args, heatmap_head: dict | None = None, hidq: bool = False, **kwargs) -> None:
@@ -64,6 +67,11 @@ class HMPE(RTDETR):
             return
         if not (mohfe or self.hidq):
             raise ValueError(f'heatmap_head={options} serves nobody: set neck.mohfe or hidq, or leave it out')
+        neck, head = (type(part).__name__ for part in (self.neck, self.bbox_head))
+        if not isinstance(self.neck, HybridEncoder):
+            raise ValueError(f'heatmaps are of the levels of mmscale.HybridEncoder, but neck is {neck}')
+        if not isinstance(self.bbox_head, HMPEHead):
+            raise ValueError(f'heatmap_head needs the losses of mmscale.HMPEHead, but bbox_head is {head}')
         derived = ('num_classes', 'in_channels', 'num_levels', 'gate')
         check_options('heatmap_head', HeatmapHead, options, reserved=derived)
         for option in derived:
@@ -101,13 +109,17 @@ class HMPE(RTDETR):
         """The neck's maps of a batch ``(B, 3, H, W)``, with predicted heatmaps."""
         if self.heatmap_head is None:
             return super().extract_feat(batch_inputs)
-        return self.neck.encode(*self.heat(batch_inputs))
+        return self._encode(*self.heat(batch_inputs))
+
+    def _encode(self, maps: list[Tensor], heat: Heatmaps) -> tuple[Tensor, ...]:
+        with_mohfe = getattr(self.neck, 'mohfe', None) is not None
+        return self.neck.encode(maps, heat) if with_mohfe else self.neck.encode(maps)
 
     def _head_inputs(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> dict:
         if self.heatmap_head is None:
             return super()._head_inputs(batch_inputs, batch_data_samples)
         maps, heat = self.heat(batch_inputs, batch_data_samples)
-        maps = self.neck.encode(maps, heat)
+        maps = self._encode(maps, heat)
         mixed = torch.cat([x.flatten(1) for x in heat.mixed], dim=1)
         hints = dict(mixed=mixed) if self.hidq else {}
         inputs = self.forward_transformer(maps, batch_data_samples, strides_of(maps, batch_inputs), **hints)
