@@ -86,8 +86,8 @@ class HeatmapHead(BaseModule):
         channels (int): D. Defaults to 64.
         heatmap (str): Which maps the detector works with in training, ``'predicted'`` or ``'gradient'``; at inference
             there are predicted ones only. Defaults to ``'predicted'``.
-        tau (float): Threshold of the mask. Eq. 6 says 0, of a map of gradients; a predicted map is never quite 0, and
-            without an object about a fifth. Defaults to 0.3.
+        tau (float): Threshold of the mask. Eq. 6 says 0, of a map of gradients; a predicted one is never quite 0, and
+            has to come near the gradients', whose mean where no object is is about a fifth. Defaults to 0.3.
         gate (bool): Whether lambda of eq. 4 is learned, from the mean of A over the level; otherwise it is one half,
             for a detector in which nothing that can be differentiated depends on it. Defaults to True.
         norm_cfg (dict, optional): Normalisation. Defaults to None, ``dict(type='BN')``.

@@ -54,7 +54,7 @@ class HIDQ(nn.Module):
         Returns:
             tuple[Tensor, Tensor]: Queries ``(B, K, C)``, hottest first, and their places in the memory ``(B, K)``.
         """
-        places = heat.detach().topk(min(count, heat.shape[1]), dim=1).indices
+        places = heat.detach().argsort(dim=1, descending=True)[:, :count]  # top-k would put the size into a graph
         embedding = self.norm(memory.gather(1, places[..., None].expand(-1, -1, memory.shape[-1])))
         return self.query_proj(embedding * heat.gather(1, places)[..., None]), places  # eq. 8
 

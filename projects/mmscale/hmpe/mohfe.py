@@ -190,8 +190,7 @@ class MOHFE(BaseModule):
     def _hottest(self, mixed: Tensor) -> Tensor:
         """Places of a level's hottest positions, ``(B, N_l)``."""
         heat = mixed.detach().flatten(1)
-        count = heat.shape[1] if self.max_tokens is None else min(self.max_tokens, heat.shape[1])
-        return heat.topk(count, dim=1).indices
+        return heat.argsort(dim=1, descending=True)[:, : self.max_tokens]  # top-k would put the size into a graph
 
     def _positions(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """``(B, H * W, C)`` per level."""
