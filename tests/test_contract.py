@@ -18,6 +18,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmscale.hmpe import Heatmaps
 from mmscale.registry import MODELS
 
 from .hsd_detr import small_detectors
@@ -163,6 +164,32 @@ def encoder(type, no_gradient=r'(?!)', **options):
     return rtdetr_part('neck', [pyramid()], pyramid([32] * 3), cfg, no_gradient)
 
 
+def hmpe_parts(**changes):
+    """The configs of a small HMPE's parts, by name: snakes, MOHFE and HIDQ."""
+    parts = rtdetr_parts()
+    mohfe = dict(num_heads=2, feedforward_channels=32, max_tokens=20)
+    neck = dict(type='mmscale.HMPEEncoder', aifi=None, mohfe=mohfe, conv=dict(type='mmscale.LSConv'))
+    head = dict(type='mmscale.HMPEHead')
+    return {**parts, 'neck': {**parts['neck'], **neck}, 'bbox_head': {**parts['bbox_head'], **head}, **changes}
+
+
+def hmpe_cfg():
+    return {**rtdetr_cfg(hmpe_parts()), 'type': 'mmscale.HMPE', 'heatmap_head': dict(channels=8), 'hidq': True}
+
+
+def hmpe(score_thr=None):
+    """It has no threshold: ``score_thr`` changes nothing."""
+    return MMDET_MODELS.build(hmpe_cfg())
+
+
+def snake(type):
+    """Linear-Snake convolution or its snakes alone, in a bottleneck behind an FPN."""
+    plain, widths = {**neck('FPN'), 'type': 'FPN'}, [32] * 5
+    behind = dict(type='mmscale.SnakeNeck', in_channels=widths, conv=dict(type=f'mmscale.{type}'))
+    cfg = dict(type=f'mmscale.{type}', channels=8)
+    return Contract(cfg, [(8, 12, 16)], [(8, 12, 16)], partial(fcos, [plain, behind]), part='neck.1.blocks.1.body.1')
+
+
 def pyramid(widths=WIDTHS[1:], sizes=SIZES[1:]):
     return [(c, *s) for c, s in zip(widths, sizes, strict=True)]
 
@@ -187,6 +214,12 @@ def dsaifi(**options):
 def queries_and_boxes():
     """What the head takes: content and boxes of 7 queries from two decoder layers."""
     return [torch.randn(2, 7, 32) for _ in range(2)], [torch.rand(2, 7, 4) for _ in range(2)]
+
+
+def maps_and_heat():
+    """What MOHFE takes: maps of strides 8 to 32, and heat with a mask for each."""
+    heat = [[torch.rand(2, 1, *s) for s in SIZES[1:]] for _ in range(3)]
+    return [torch.randn(2, 32, *s) for s in SIZES[1:]], Heatmaps(*heat, [x > 0.5 for x in heat[2]])
 
 
 def labels_and_ious():
@@ -305,6 +338,37 @@ MODEL_CONTRACTS = {
         [(2, 28, 3), (2, 28, 4)],  # 8 denoising queries: of two groups, two images, a positive and a negative each
         rtdetr,
         by_loss=r'^memory_proj|_branches\.2',  # the decoder gets proposals without their history
+        part='',
+        detections=20,
+    ),
+    'DSConv': snake('DSConv'),
+    'LSConv': snake('LSConv'),
+    'SnakeNeck': behind_fpn('SnakeNeck', levels=[1, 2]),  # on a map of one pixel nothing can bend
+    'MOHFE': Contract(
+        dict(type='mmscale.MOHFE', channels=32, num_heads=2, feedforward_channels=32, max_tokens=20),
+        maps_and_heat,
+        pyramid([32] * 3),
+        hmpe,
+        part='neck.mohfe',
+        detections=20,
+    ),
+    'HMPEEncoder': encoder('HMPEEncoder', conv=dict(type='mmscale.LSConv')),  # MOHFE needs the detector's heatmaps
+    'HMPEHead': Contract(
+        {**hmpe_parts()['bbox_head'], 'num_pred_layer': 3, 'as_two_stage': True},  # which the detector sets
+        queries_and_boxes,
+        [(2, 7, 3), (2, 7, 4)],  # by layer and then by image, two of both
+        hmpe,
+        by_loss=r'^reg_branches|^cls_branches\.2',  # the decoder calls the former, the query selection the latter
+        part='bbox_head',
+        detections=20,
+    ),
+    'HMPE': Contract(
+        hmpe_cfg(),
+        images_and_samples,
+        [(2, 28, 3), (2, 28, 4)],  # 8 denoising queries: of two groups, two images, a positive and a negative each
+        hmpe,
+        # The decoder gets proposals without their history, and the branches below learn from losses of their own.
+        by_loss=r'^memory_proj|_branches\.2|^heatmap_head\.(class_branch|box_branch|gate)',
         part='',
         detections=20,
     ),

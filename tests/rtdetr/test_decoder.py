@@ -88,7 +88,7 @@ def test_the_step_before_is_taken_twice_in_the_gradient():
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize('layers', [1, 2, 3])
+@pytest.mark.parametrize('layers', [0, 1, 2, 3])
 def test_fewer_layers_at_inference_are_the_first_ones(layers):
     whole, branches = decoder()
     part, _ = decoder(num_eval_layers=layers)
@@ -147,22 +147,37 @@ def test_an_overflow_in_the_feed_forward_part_is_no_nan():
     assert all(x.isfinite().all() for x in (*states, *boxes))
 
 
-@pytest.mark.parametrize('layers', [0, 4, -1])
+@pytest.mark.parametrize('layers', [4, -1])
 def test_a_number_of_layers_that_there_are_not_is_refused(layers):
-    with pytest.raises(ValueError, match=f'num_eval_layers={layers} must be from 1 to num_layers=3'):
+    with pytest.raises(ValueError, match=f'num_eval_layers={layers} must be from 0 to num_layers=3'):
         decoder(num_eval_layers=layers)
+    with pytest.raises(ValueError, match='num_layers=-1 of the decoder must not be negative'):
+        RTDETRDecoder(2, num_layers=-1)
+
+
+def test_without_layers_there_is_nothing_to_learn_and_nothing_comes():
+    module, branches = decoder(num_layers=0)
+    assert list(module.parameters()) == []
+    for training in (True, False):
+        assert module.train(training)(*inputs(), branches) == ([], [])
 
 
 def test_the_detector_runs_with_fewer_layers():
     image = small.images(1)
     whole = small.stirred(small.detector()).eval()
-    for layers in (1, 2, 3):
+    for layers in (0, 1, 2, 3):
         part = small.detector(decoder__num_eval_layers=layers)
         part.load_state_dict(whole.state_dict())
         with torch.no_grad():
             logits, boxes = part.eval()(image, mode='tensor')
-            whole.bbox_head.train()  # which makes the head give every layer
-            all_logits, all_boxes = whole(image, mode='tensor')
-            whole.bbox_head.eval()
-        torch.testing.assert_close(logits[0], all_logits[layers - 1])
-        torch.testing.assert_close(boxes[0], all_boxes[layers - 1])
+            if layers:
+                whole.bbox_head.train()  # which makes the head give every layer
+                all_logits, all_boxes = whole(image, mode='tensor')
+                whole.bbox_head.eval()
+                expected = all_logits[layers - 1], all_boxes[layers - 1]
+            else:
+                memory = whole.pre_transformer(whole.extract_feat(image))
+                _, *expected = whole.select_queries(**memory, strides=[8, 16, 32])
+        assert len(logits) == len(boxes) == 1
+        torch.testing.assert_close(logits[0], expected[0])
+        torch.testing.assert_close(boxes[0], expected[1])

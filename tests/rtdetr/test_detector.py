@@ -133,6 +133,55 @@ def test_predictions_are_the_best_pairs_of_query_and_class():
     assert (found.bboxes[:, 2:] >= found.bboxes[:, :2]).all()
 
 
+@pytest.mark.parametrize('counts', [(3, 1), (0, 0)], ids=str)
+def test_a_decoder_without_layers_trains_and_predicts(counts):
+    """The proposals are what is trained and found: the best pairs of their classes and boxes."""
+    model = trained(decoder__num_layers=0, dn_cfg=None).train()
+    losses = losses_of(model, counts)
+    assert set(losses) == {'enc_loss_cls', 'enc_loss_bbox', 'enc_loss_iou'}
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    assert small.without_gradient(model) == small.not_finite(model) == []
+    image = small.images(1)
+    with torch.no_grad():
+        memory = model.eval().pre_transformer(model.extract_feat(image))
+        _, logits, boxes = model.select_queries(**memory, strides=[8, 16, 32])
+        found = model(image, mode='tensor')
+        best = model.predict(image, small.samples([0]))[0].pred_instances
+    assert found[0].equal(logits[None]) and found[1].equal(boxes[None])
+    torch.testing.assert_close(best.scores, logits[0].sigmoid().flatten().sort(descending=True).values[:30])
+
+
+def test_the_losses_of_a_decoder_without_layers_are_the_proposals():
+    """Those of a decoder with layers by the same proposals."""
+    deep = trained(dn_cfg=None).train()
+    flat = small.detector(decoder__num_layers=0, dn_cfg=None).train()
+    weights = {
+        name.replace('branches.3', 'branches.0'): value
+        for name, value in deep.state_dict().items()
+        if not name.startswith('decoder') and not any(f'branches.{i}.' in name for i in range(3))
+    }
+    flat.load_state_dict(weights)
+    expected = losses_of(deep)
+    for name, value in losses_of(flat).items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_losses_without_layers_are_in_single_precision_under_mixed_precision(monkeypatch):
+    kinds = []
+    assign = HungarianAssigner.assign
+
+    def spy(self, pred_instances, *args, **kwargs):
+        kinds.extend([pred_instances.scores.dtype, pred_instances.bboxes.dtype, torch.is_autocast_enabled('cpu')])
+        return assign(self, pred_instances, *args, **kwargs)
+
+    monkeypatch.setattr(HungarianAssigner, 'assign', spy)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = losses_of(trained(decoder__num_layers=0, dn_cfg=None).train())
+    assert set(kinds) == {torch.float32, False}
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize('depth', [1, 2, 3])
 def test_any_number_of_layers_serves_at_inference(depth):
     model = trained().eval()
@@ -182,7 +231,9 @@ def test_any_neck_that_says_its_levels_serves(neck):
     ('changes', 'sentence'),
     [
         (dict(decoder__layers=4), 'decoder has no option layers=4: its options are num_layers, '),
-        (dict(decoder__num_eval_layers=4), 'num_eval_layers=4 must be from 1 to num_layers=3'),
+        (dict(decoder__num_eval_layers=4), 'num_eval_layers=4 must be from 0 to num_layers=3'),
+        (dict(decoder__num_layers=0), 'decoder.num_layers=0 leaves no layer for denoising queries: set dn_cfg=None'),
+        (dict(decoder__num_layers=-1, dn_cfg=None), 'num_layers=-1 of the decoder must not be negative'),
         (dict(bbox_head__embed_dims=16), 'bbox_head.embed_dims=16 does not match decoder.embed_dims=32'),
         (dict(dn_cfg=dict(noise=1)), 'dn_cfg has no option noise=1: its options are label_noise_scale, '),
         (dict(neck__in_channels=[16, 32, 32]), None),

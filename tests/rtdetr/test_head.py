@@ -113,6 +113,25 @@ def test_predictions_without_a_limit_are_one_per_query():
     assert len(found) == 3
 
 
+def test_without_layers_the_proposals_are_predicted():
+    module = RTDETRHead(num_classes=2, embed_dims=8, num_pred_layer=1, as_two_stage=True, test_cfg=dict(max_per_img=2))
+    logits, boxes = torch.tensor([[[2.0, -2.0], [-1.0, -3.0], [-2.0, 1.0]]]), torch.tensor([BOXES])
+    for training in (True, False):
+        found = module.train(training)([], [], (logits, boxes))
+        assert found[0].equal(logits[None]) and found[1].equal(boxes[None])
+    best = module.predict([], [], [small.sample([], [], SIZE)], (logits, boxes))[0]
+    assert best.labels.tolist() == [0, 1]
+    torch.testing.assert_close(best.scores, torch.tensor([2.0, 1.0]).sigmoid())
+    torch.testing.assert_close(best.bboxes, torch.tensor([[20.0, 10.0, 60.0, 50.0], [100.0, 30.0, 180.0, 70.0]]))
+
+
+def test_proposals_are_not_read_where_layers_ran():
+    module = RTDETRHead(num_classes=2, embed_dims=8, num_pred_layer=2, as_two_stage=True).eval()
+    states, boxes = [torch.rand(1, 3, 8)], [torch.tensor([BOXES])]
+    told, alone = module(states, boxes, (torch.zeros(1, 3, 2), torch.zeros(1, 3, 4))), module(states, boxes)
+    assert all(a.equal(b) for a, b in zip(told, alone, strict=True))
+
+
 @pytest.mark.parametrize('loss', [dict(type='mmdet.CrossEntropyLoss'), dict(type='mmdet.VarifocalLoss')])
 def test_a_class_loss_that_would_go_wrong_is_refused(loss):
     with pytest.raises(ValueError, match=rf"loss_cls=\{{'type': '{loss['type']}'\}} does not fit RTDETRHead"):

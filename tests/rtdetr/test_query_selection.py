@@ -31,6 +31,24 @@ def test_proposals_at_the_border_are_not_used():
     assert logits[~valid.expand_as(logits)].isposinf().all() and logits[valid.expand_as(logits)].isfinite().all()
 
 
+@pytest.mark.parametrize(('shapes', 'strides'), [([(80, 80)], [8]), ([(3, 4), (1, 1)], [32, 256])], ids=str)
+def test_proposals_drawn_back_to_the_border_are_all_used(shapes, strides):
+    """Those within the border are as they are; those beyond it, and those larger than the image, lie on it."""
+    plain, inside = proposal_anchors(shapes, strides)
+    logits, valid = proposal_anchors(shapes, strides, at_border=True)
+    assert valid.all() and valid.shape == inside.shape and valid.dtype is torch.bool and logits.isfinite().all()
+    assert not inside.all()
+    inside = inside.expand_as(plain)
+    assert logits[inside].equal(plain[inside])
+    centres = [((x + 0.5) / w, (y + 0.5) / h, side, side) for (h, w), side in zip(shapes, sides(strides), strict=True)
+               for y in range(h) for x in range(w)]  # fmt: skip
+    torch.testing.assert_close(logits.sigmoid()[0], torch.tensor(centres).clamp(0.01, 0.99), atol=1e-5, rtol=1e-5)
+
+
+def sides(strides):
+    return [0.05 * stride / 8 for stride in strides]
+
+
 @pytest.mark.parametrize(
     ('size', 'strides'),
     [((128, 160), [8, 16, 32]), ((97, 131), [8, 16, 32]), ((40, 97), [8, 16, 32]), ((97, 40), [8, 16, 32])],

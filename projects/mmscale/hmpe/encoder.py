@@ -43,6 +43,7 @@ class HMPEEncoder(HybridEncoder):
             ``aifi`` and ``mohfe`` have options.
 
     Example:
+        >>> import torch
         >>> neck = HMPEEncoder([8, 16], out_channels=16, conv=dict(type='mmscale.LSConv'), aifi=dict(num_heads=2))
         >>> [tuple(out.shape) for out in neck([torch.rand(2, 8, 6, 6), torch.rand(2, 16, 3, 3)])]
         [(2, 16, 6, 6), (2, 16, 3, 3)]
@@ -64,6 +65,8 @@ class HMPEEncoder(HybridEncoder):
             )
         if mohfe is not None:
             check_options('mohfe', MOHFE, mohfe, reserved=('channels',))
+            if 'channels' in mohfe:
+                raise ValueError(f'mohfe.channels={mohfe["channels"]} cannot be set: it is out_channels of the encoder')
             self.mohfe = MOHFE(self.out_channels, **mohfe)
 
     def encode(self, maps: Sequence[Tensor], heat: Heatmaps | None = None) -> tuple[Tensor, ...]:

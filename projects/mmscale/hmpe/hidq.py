@@ -33,6 +33,7 @@ class HIDQ(nn.Module):
         channels (int): C.
 
     Example:
+        >>> import torch
         >>> queries, places = HIDQ(8)(torch.rand(1, 5, 8), torch.tensor([[0.1, 0.9, 0.2, 0.8, 0.3]]), 2)
         >>> queries.shape, places
         (torch.Size([1, 2, 8]), tensor([[1, 3]]))

@@ -22,7 +22,7 @@ Shape shorthand in this module:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,8 @@ def snake_by_kernel(x: Tensor, offsets: Tensor, weight: Tensor, axis: str, group
         groups (int): Groups of the convolution. Defaults to 1.
 
     Returns:
-        Tensor: ``(B, O, H, W)``; samples outside of the map are 0.
+        Tensor: ``(B, O, H, W)``; samples outside of the map are 0. MMCV refuses a map that is shorter than the kernel
+        along the axis.
     """
     along = torch.zeros_like(offsets)
     pairs = (offsets, along) if axis == 'x' else (along, offsets)
@@ -83,7 +84,7 @@ def snake_by_kernel(x: Tensor, offsets: Tensor, weight: Tensor, axis: str, group
     weight = weight[:, :, None, :] if axis == 'x' else weight[:, :, :, None]
     step = math.gcd(len(x), 32)  # images per call of the kernel, which must divide the batch
     offsets = torch.stack(pairs, dim=2).flatten(1, 2)
-    return deform_conv2d(x, offsets, weight, 1, padding, 1, groups, 1, False, step)
+    return deform_conv2d(x.contiguous(), offsets, weight.contiguous(), 1, padding, 1, groups, 1, False, step)
 
 
 def snake_by_sampling(x: Tensor, offsets: Tensor, weight: Tensor, axis: str, groups: int = 1) -> Tensor:
@@ -159,15 +160,26 @@ class DSConv(BaseModule):
 
     def offsets(self, x: Tensor) -> list[Tensor]:
         """Where the taps of every axis lie across it, ``(B, T, H, W)`` in cells, at most T // 2."""
-        return [snake_offsets(steps) for steps in self.steps(x).tanh().chunk(len(self.axes), dim=1)]
+        with full_precision(x):
+            steps = self.steps(x.float()).tanh()
+        return [snake_offsets(each) for each in steps.chunk(len(self.axes), dim=1)]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same."""
         offsets = zip(self.axes, self.offsets(x), strict=True)
         with full_precision(x):
-            snake = snake_by_kernel if x.is_cuda and not _as_a_graph() else snake_by_sampling
-            arguments = [(off.float(), self.convs[axis].taps.float(), axis) for axis, off in offsets]
-            return sum(snake(x.float(), *each, self.groups) for each in arguments).to(x.dtype)
+            snakes = [
+                self._form(x, axis)(x.float(), off, self.convs[axis].taps.float(), axis, self.groups)
+                for axis, off in offsets
+            ]
+            return sum(snakes).to(x.dtype)
+
+    def _form(self, x: Tensor, axis: str) -> Callable[..., Tensor]:
+        """MMCV's kernel on GPUs, where it takes the map and no graph is made; sampling elsewhere."""
+        as_a_graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if not x.is_cuda or as_a_graph or x.shape[-1 if axis == 'x' else -2] < self.kernel_size:
+            return snake_by_sampling
+        return snake_by_kernel
 
 
 @MODELS.register_module()
@@ -246,7 +258,7 @@ class SnakeBottleneck(BaseModule):
             and the convolution's.
 
     Raises:
-        ValueError: If ``conv`` has an unknown option.
+        ValueError: If ``conv`` has an unknown option or its ``type`` is missing, or ``width`` is below 1.
 
     Example:
         >>> SnakeBottleneck(32, dict(type='mmscale.LSConv'))(torch.rand(2, 32, 5, 7)).shape
@@ -264,7 +276,9 @@ class SnakeBottleneck(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         norm_cfg, act_cfg = norm_cfg or dict(type='BN'), act_cfg or dict(type='SiLU', inplace=True)
-        width = width or max(channels // 4, 1)
+        width = max(channels // 4, 1) if width is None else width
+        if width < 1:
+            raise ValueError(f'width={width} of a snake bottleneck must be at least 1')
         snake = _build_snake(conv, width)
         self.body = nn.Sequential(
             ConvModule(channels, width, 1, norm_cfg=norm_cfg, act_cfg=act_cfg),
@@ -349,8 +363,6 @@ def _build_snake(options: dict, width: int) -> nn.Module:
     cls = MODELS.get(options['type']) if isinstance(options['type'], str) else options['type']
     if cls is not None:
         check_options('conv', cls, options, reserved=('channels',))
+    if 'channels' in options:
+        raise ValueError(f'conv.channels={options["channels"]} cannot be set: it is the width of the bottleneck')
     return MODELS.build({**options, 'channels': width})
-
-
-def _as_a_graph() -> bool:
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
