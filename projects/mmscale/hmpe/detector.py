@@ -144,7 +144,7 @@ class HMPE(RTDETR):
             return super().select_queries(memory, shapes, strides)
         query, places = self.memory_proj(memory, mixed, self.num_queries)
         anchors, _ = proposal_anchors(shapes, strides, memory.device, at_border=True)
-        anchors = anchors.expand(len(memory), -1, -1).gather(1, places[..., None].expand(-1, -1, 4))
+        anchors = anchors.expand(memory.shape[0], -1, -1).gather(1, places[..., None].expand(-1, -1, 4))
         encoder = self.decoder.num_layers  # the branches after those of the layers
         boxes = (self.bbox_head.reg_branches[encoder](query) + anchors).sigmoid()
         return query, self.bbox_head.cls_branches[encoder](query), boxes
