@@ -399,8 +399,8 @@ def test_the_prediction_sees_the_neighbours_and_the_boxes_do_not():
     ('options', 'sentence'),
     [
         (dict(heatmap='both'), "heatmap='both' must be 'predicted' or 'gradient'"),
-        (dict(tau=-0.1), 'tau=-0.1 must be from 0 to 1'),
-        (dict(tau=1.0), 'tau=1.0 must be from 0 to 1'),
+        (dict(tau=-0.1), 'tau=-0.1 must be at least 0 and below 1'),
+        (dict(tau=1.0), 'tau=1.0 must be at least 0 and below 1'),
     ],
     ids=str,
 )

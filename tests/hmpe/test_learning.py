@@ -1,4 +1,4 @@
-"""HMPE and its heatmaps learn on real images. The whole of this training, and what it reaches: docs/hmpe.md."""
+"""HMPE and its heatmaps learn on real images. The whole training, and what it reaches: docs/ablation_hmpe.md."""
 
 import math
 

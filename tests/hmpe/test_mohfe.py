@@ -129,13 +129,13 @@ def test_the_order_of_positions_does_not_matter(monkeypatch):
     module, (maps, heat) = mohfe(), inputs()
     generator = torch.Generator().manual_seed(3)
     orders = [torch.randperm(h * w, generator=generator) for h, w in SIZES]
-    codes = [code[:, order] for code, order in zip(module._positions(maps), orders, strict=True)]
+    codes = [code[:, order] for code, order in zip(module.positions(maps), orders, strict=True)]
 
     def permuted(levels):
         return [x.flatten(2)[..., order].view(x.shape) for x, order in zip(levels, orders, strict=True)]
 
     whole = permuted(module(maps, heat))
-    monkeypatch.setattr(module, '_positions', lambda maps: codes)
+    monkeypatch.setattr(module, 'positions', lambda maps: codes)
     parts = [permuted(part) for part in (heat.classes, heat.boxes, heat.mixed, heat.mask)]
     assert_levels_close(module(permuted(maps), Heatmaps(*parts)), whole, 1e-10)
 
@@ -230,7 +230,7 @@ def test_the_coarsest_levels_code_is_aifis(size, temperature):
 def test_codes_by_the_formula(sizes):
     module = mohfe(temperature=50.0)
     maps = [torch.zeros(2, C, *size) for size in sizes]
-    for found, code in zip(module._positions(maps), literal.position_codes(sizes, C, 50.0), strict=True):
+    for found, code in zip(module.positions(maps), literal.position_codes(sizes, C, 50.0), strict=True):
         assert found.shape == (2, *code.shape)
         torch.testing.assert_close(found[1].double(), code, atol=1e-5, rtol=1e-5)
 

@@ -44,6 +44,19 @@ def test_rows_differ_as_they_say():
     )
 
 
+def test_a_row_may_bring_its_own_data():
+    nwpu, voc = table('hmpe/table1-nwpu'), table('hmpe/table1-voc')
+    assert nwpu.row('ssd').config == voc.row('ssd').config
+    assert row_config(nwpu, nwpu.row('ssd')).model.bbox_head.num_classes == 10
+    cfg = row_config(voc, voc.row('ssd'))
+    assert cfg.model.bbox_head.num_classes == count_config(voc, voc.row('ssd')).model.bbox_head.num_classes == 20
+    assert cfg.train_dataloader.dataset.times == 1  # its overrides come after its data
+    assert row_config(voc, voc.row('ssd'), Settings(dataset='bccd')).model.bbox_head.num_classes == 3
+    unknown = replace(voc.row('ssd'), dataset='voc07')
+    with pytest.raises(SpecError, match="row 'ssd', 'dataset': there is no data layer 'voc07', did you mean 'voc0712'"):
+        row_config(voc, unknown)
+
+
 def test_count_set_changes_the_count_alone():
     classic = table('fine/table1-classic')
     row = classic.row('retinanet')

@@ -140,6 +140,12 @@ def test_rows_that_cannot_run(write):
         table.select(['beter'])
 
 
+def test_a_row_that_cannot_run_has_no_data(write):
+    text = MINIMAL.replace('set: {model.neck.num_outs: 3}\n', 'waits_for: a neck\n        dataset: coco\n')
+    with pytest.raises(SpecError, match="a row that cannot run should not have 'dataset'"):
+        load_paper(write(text))
+
+
 def test_tables_are_found_by_name():
     assert [table.name for table in find('fine/table4')] == ['fine/table4']
     assert [table.key for table in find('fine/table1')] == ['table1-classic', 'table1-realtime']

@@ -51,6 +51,7 @@ class HMPE(RTDETR):
     """
 
     def __init__(self, *args, heatmap_head: dict | None = None, hidq: bool = False, **kwargs) -> None:
+        check_options('HMPE', RTDETR, kwargs)
         self.hidq = hidq
         self.heatmap_head = heatmap_head
         super().__init__(*args, **kwargs)
@@ -99,8 +100,8 @@ class HMPE(RTDETR):
             batch_data_samples (list[DetDataSample], optional): Ground truth, in training.
 
         Returns:
-            tuple[list[Tensor], Heatmaps]: ``(B, C, H_i, W_i)`` per level, finest first, and None for a detector without
-            heatmaps.
+            tuple[list[Tensor], Heatmaps]: ``(B, C, H_i, W_i)`` per level, finest first, and the heatmaps, None for a
+            detector without a heatmap head.
         """
         maps = self.neck.project(self.backbone(batch_inputs))
         return maps, None if self.heatmap_head is None else self.heatmap_head(maps, batch_data_samples)

@@ -39,7 +39,7 @@ class HMPEEncoder(HybridEncoder):
         **kwargs: As ``mmscale.HybridEncoder``.
 
     Raises:
-        ValueError: As ``mmscale.HybridEncoder``; also if an option of ``conv`` or ``mohfe`` is unknown, or both
+        ValueError: As ``mmscale.HybridEncoder``; also if an option is unknown, ``conv_width`` has no ``conv``, or both
             ``aifi`` and ``mohfe`` have options.
 
     Example:
@@ -52,6 +52,9 @@ class HMPEEncoder(HybridEncoder):
     def __init__(
         self, *args, conv: dict | None = None, conv_width: int | None = None, mohfe: dict | None = None, **kwargs
     ) -> None:
+        check_options('HMPEEncoder', HybridEncoder, kwargs)
+        if conv_width is not None and conv is None:
+            raise ValueError(f'conv_width={conv_width} has no conv: set conv, or leave it out')
         if mohfe is not None:
             if kwargs.get('aifi'):
                 raise ValueError(f'aifi={kwargs["aifi"]} has no place beside mohfe={mohfe}: set aifi=None')

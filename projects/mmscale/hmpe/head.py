@@ -5,10 +5,11 @@ Paper: "HMPE: HeatMap Embedding for Efficient Transformer-Based Small Object Det
 """
 
 import torch
+from mmdet.models.losses import CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import reduce_mean
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmscale.registry import MODELS
 from mmscale.rtdetr import RTDETRHead
@@ -24,13 +25,18 @@ class HMPEHead(RTDETRHead):
 
     Args:
         num_classes (int): K.
-        loss_heatmap (dict, optional): Of the predicted maps to those of the gradients, over all positions. Defaults to
-            None, ``dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)``.
-        loss_heat_cls (dict, optional): Of the classes whose score is differentiated, told labels alone. Defaults to
-            None, ``dict(type='mmdet.FocalLoss', use_sigmoid=True, loss_weight=1.0)``.
-        loss_heat_bbox (dict, optional): Of the boxes whose loss is differentiated, at the objects' positions. Defaults
-            to None, the paper's Huber loss, ``dict(type='mmdet.SmoothL1Loss', loss_weight=1.0)``.
+        loss_heatmap (dict, optional): Of the predicted maps' logits to the maps of the gradients, over all positions:
+            ``mmdet.CrossEntropyLoss`` with ``use_sigmoid=True``. Defaults to None, that with a weight of 1.
+        loss_heat_cls (dict, optional): Trains the branch whose class scores are differentiated, over all positions; it
+            is told labels: ``mmdet.FocalLoss`` or ``mmdet.CrossEntropyLoss``, with ``use_sigmoid=True``. Defaults to
+            None, the first with a weight of 1.
+        loss_heat_bbox (dict, optional): Trains the branch whose box losses are differentiated, at the positions of
+            objects: ``mmdet.SmoothL1Loss`` or ``mmdet.L1Loss``. What is differentiated is the paper's Huber loss in any
+            case. Defaults to None, the first with a weight of 1.
         **kwargs: As ``mmscale.RTDETRHead``.
+
+    Raises:
+        ValueError: As ``mmscale.RTDETRHead``; also if a loss is another.
     """
 
     def __init__(
@@ -42,12 +48,12 @@ class HMPEHead(RTDETRHead):
         **kwargs,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        build = MMDET_MODELS.build
-        self.loss_heatmap = build(
-            loss_heatmap or dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)
-        )
-        self.loss_heat_cls = build(loss_heat_cls or dict(type='mmdet.FocalLoss', use_sigmoid=True, loss_weight=1.0))
-        self.loss_heat_bbox = build(loss_heat_bbox or dict(type='mmdet.SmoothL1Loss', loss_weight=1.0))
+        bce = dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True)
+        focal = dict(type='mmdet.FocalLoss', use_sigmoid=True)
+        huber = dict(type='mmdet.SmoothL1Loss')
+        self.loss_heatmap = _build_loss('loss_heatmap', loss_heatmap or bce, CrossEntropyLoss)
+        self.loss_heat_cls = _build_loss('loss_heat_cls', loss_heat_cls or focal, FocalLoss, CrossEntropyLoss)
+        self.loss_heat_bbox = _build_loss('loss_heat_bbox', loss_heat_bbox or huber, SmoothL1Loss, L1Loss)
 
     def loss(self, *args, batch_data_samples: SampleList, heat: Heatmaps | None = None, **kwargs) -> dict[str, Tensor]:
         """The losses of a batch.
@@ -85,3 +91,12 @@ class HMPEHead(RTDETRHead):
                     boxes, box_targets, inside[:, None].float().expand_as(boxes), avg_factor=count
                 ),
             )
+
+
+def _build_loss(name: str, options: dict, *types: type) -> nn.Module:
+    loss = MMDET_MODELS.build(options)
+    if not isinstance(loss, types) or not getattr(loss, 'use_sigmoid', True):
+        known = ' or '.join(f'mmdet.{cls.__name__}' for cls in types)
+        sigmoid = ', with use_sigmoid=True' if hasattr(types[0](), 'use_sigmoid') else ''
+        raise ValueError(f'{name}={options} does not fit HMPEHead: it has to be {known}{sigmoid}')
+    return loss

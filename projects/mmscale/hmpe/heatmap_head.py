@@ -86,16 +86,16 @@ class HeatmapHead(BaseModule):
         channels (int): D. Defaults to 64.
         heatmap (str): Which maps the detector works with in training, ``'predicted'`` or ``'gradient'``; at inference
             there are predicted ones only. Defaults to ``'predicted'``.
-        tau (float): Threshold of the mask. Eq. 6 says 0, of a map of gradients; a predicted one is never quite 0, and
-            has to come near the gradients', whose mean where no object is is about a fifth. Defaults to 0.3.
-        gate (bool): Whether lambda of eq. 4 is learned, from the mean of A over the level; otherwise it is one half,
-            for a detector in which nothing that can be differentiated depends on it. Defaults to True.
+        tau (float): Threshold of the mask. Eq. 6 says 0, of a map of gradients; a predicted one is never quite 0: its
+            target has a mean of about 0.2 outside of objects. Defaults to 0.3.
+        gate (bool): Whether lambda of eq. 4 is learned, from the mean of A over the level. Otherwise it is one half,
+            as it has to be where it would get no gradient. Defaults to True.
         norm_cfg (dict, optional): Normalisation. Defaults to None, ``dict(type='BN')``.
         init_cfg (dict or list[dict], optional): Initialisation in MMEngine's form. Defaults to None: PyTorch's own;
             maps and gate start near one half, so that every position is hot, classes at 1 %.
 
     Raises:
-        ValueError: If ``heatmap`` is another, or ``tau`` is not from 0 to 1.
+        ValueError: If ``heatmap`` is another, or ``tau`` is negative or not below 1.
 
     Example:
         >>> head = HeatmapHead(num_classes=3, in_channels=8, num_levels=2, channels=4).eval()
@@ -120,7 +120,7 @@ class HeatmapHead(BaseModule):
         if heatmap not in ('predicted', 'gradient'):
             raise ValueError(f"heatmap={heatmap!r} must be 'predicted' or 'gradient'")
         if not 0 <= tau < 1:
-            raise ValueError(f'tau={tau} must be from 0 to 1')
+            raise ValueError(f'tau={tau} must be at least 0 and below 1')
         self.num_classes = num_classes
         self.heatmap = heatmap
         self.tau = tau
@@ -157,12 +157,13 @@ class HeatmapHead(BaseModule):
             supervision in training.
         """
         activations = [trunk(x) for trunk, x in zip(self.trunks, maps, strict=True)]
-        logits = [self.predictor(x) for x in activations]
+        with full_precision(maps[0]):  # in half precision many positions would be equally hot
+            logits = [self.predictor(x.float()) for x in activations]
         supervision = None
         if self.training and batch_data_samples is not None:
             supervision = self.supervise(activations, logits, batch_data_samples)
         by_gradient = supervision is not None and self.heatmap == 'gradient'
-        pairs = [x.to(maps[0].dtype) for x in supervision.targets] if by_gradient else [x.sigmoid() for x in logits]
+        pairs = supervision.targets if by_gradient else [x.sigmoid() for x in logits]
         classes, boxes = [x[:, :1] for x in pairs], [x[:, 1:] for x in pairs]
         mixed = [
             share * h_class + (1 - share) * h_bbox
@@ -252,8 +253,7 @@ def _assign_image(sample, height: int, width: int, device: torch.device) -> tupl
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None, None].expand_as(owned)
     smallest, owner = areas.masked_fill(~owned, torch.inf).min(0)
     found = smallest < torch.inf
-    logs = distances.clamp(min=SMALLEST_DISTANCE).log()
-    own = logs.gather(0, owner[None, None].expand(1, 4, -1, -1))[0]
+    own = distances.gather(0, owner[None, None].expand(1, 4, -1, -1))[0].clamp(min=SMALLEST_DISTANCE).log()
     return owner.masked_fill(~found, -1), labels[owner].masked_fill(~found, -1), own * found
 
 

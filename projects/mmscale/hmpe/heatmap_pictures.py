@@ -42,7 +42,7 @@ from mmscale.rtdetr.detector import strides_of
 
 from .detector import HMPE
 from .heatmap_head import HeatmapHead, Heatmaps
-from .mohfe import MOHFE, masked_position_embedding, position_embedding
+from .mohfe import MOHFE, masked_position_embedding
 
 __all__ = [
     'HeatmapEmbedding',
@@ -160,7 +160,8 @@ def heatmap_embedding(
     """
     wanted, model = require_heatmaps(detector, levels), detector.model
     maps, heat, places = _run(model, sample)
-    encodings = [None] * len(maps) if model.neck.mohfe is None else _kept_encodings(model.neck.mohfe, maps, heat)
+    mohfe = getattr(model.neck, 'mohfe', None)
+    encodings = [None] * len(maps) if mohfe is None else _kept_encodings(mohfe, maps, heat)
     gradients = _gradients(model.heatmap_head, maps, sample) if gradient else [None] * len(maps)
     strides, found, start = strides_of(maps, sample.inputs), [], 0
     for index, x in enumerate(maps):
@@ -199,16 +200,10 @@ def _run(model: HMPE, sample: Sample) -> tuple[list[Tensor], Heatmaps, np.ndarra
 def _kept_encodings(mohfe: MOHFE, maps: Sequence[Tensor], heat: Heatmaps) -> list[np.ndarray]:
     """The masked codes of the positions that attend, ``(H, W, C)`` per level."""
     kept = []
-    for x, mixed, mask in zip(maps, heat.mixed, heat.mask, strict=True):
-        size = x.shape[-2:]
-        scale = tuple(top / side for top, side in zip(maps[-1].shape[-2:], size, strict=True))
-        code = position_embedding(*size, scale, mohfe.channels, mohfe.temperature, x.device)
-        warm = mixed.flatten(1)
-        attends = torch.zeros_like(warm, dtype=torch.bool)
-        count = warm.shape[1] if mohfe.max_tokens is None else min(mohfe.max_tokens, warm.shape[1])
-        attends.scatter_(1, warm.topk(count, dim=1).indices, True)
+    for code, mixed, mask in zip(mohfe.positions(maps), heat.mixed, heat.mask, strict=True):
+        attends = torch.zeros_like(mask.flatten(1)).scatter(1, mohfe.hottest(mixed), True)
         masked = masked_position_embedding(code, mask.flatten(1) & attends)
-        kept.append(masked[0].view(*size, -1).cpu().numpy())
+        kept.append(masked[0].view(*mask.shape[-2:], -1).cpu().numpy())
     return kept
 
 

@@ -11,6 +11,8 @@ that its second and third derivatives vanish, and with them the weights and the 
 here y = exp(s). Where s is linear in an activation with slope g, the derivatives of y are y g, y g^2 and y g^3: one
 backward pass gives all of eq. 1 (:func:`closed_form`). With a smooth, curved s they have more terms, for the second
 y (g^2 + s''), for the third y (g^3 + 3 g s'' + s'''), which :func:`exact_form` computes by differentiating thrice.
+The head here is such a one (its two branches have a SiLU, the boxes a Huber loss), and these terms are left out: in
+trained detectors the channels' weights point the same way with and without them (docs/hmpe.md).
 
 **Whose score.** y of a class is the sum of exp(s) over the positions that belong to its objects, y of the boxes the sum
 of exp(L) over all objects' positions, L the Huber loss of the position's box, with the sign that the paper gives it:

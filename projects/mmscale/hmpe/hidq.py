@@ -11,6 +11,9 @@ Eq. 9 attends with keys and values of the encoder, K_enc and V_enc. Deformable a
 projected once and serve all layers, where RT-DETR projects them anew in each. It is what the paper's table 4 counts:
 1.7 GFLOPs for the first layer, 0.8 for every other.
 
+As RT-DETR's, the queries enter the decoder without a gradient: W'_Q, the heat and lambda learn from the losses of the
+proposals that the queries make, not from the decoder's.
+
 Ours: the layer norm before the heat, which makes the heat a query's length; were it behind, it would undo it.
 
 Shape shorthand in this module:

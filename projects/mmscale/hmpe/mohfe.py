@@ -164,13 +164,13 @@ class MOHFE(BaseModule):
             list[Tensor]: ``(B, C, H, W)`` per level.
         """
         rows = [x.flatten(2).transpose(1, 2) for x in maps]  # (B, H * W, C)
-        places = [self._hottest(x) for x in heat.mixed]
+        places = [self.hottest(x) for x in heat.mixed]
         tokens, h_class, h_bbox, mask = (
             torch.cat([_take(x, place) for x, place in zip(levels, places, strict=True)], dim=1)
             for levels in (rows, *([x.flatten(1)[..., None] for x in m] for m in (heat.classes, heat.boxes, heat.mask)))
         )
         position = torch.cat(
-            [_take(x.to(tokens.dtype), place) for x, place in zip(self._positions(maps), places, strict=True)], dim=1
+            [_take(x.to(tokens.dtype), place) for x, place in zip(self.positions(maps), places, strict=True)], dim=1
         )
         tokens = self._encode(tokens, h_class, h_bbox, masked_position_embedding(position, mask[..., 0]))
         outs, counts = [], [place.shape[1] for place in places]
@@ -187,13 +187,13 @@ class MOHFE(BaseModule):
         tokens = tokens + self.dropout(attended)
         return tokens + self.dropout(self.feedforward(self.norm(tokens)))
 
-    def _hottest(self, mixed: Tensor) -> Tensor:
+    def hottest(self, mixed: Tensor) -> Tensor:
         """Places of a level's hottest positions, ``(B, N_l)``."""
         heat = mixed.detach().flatten(1)
         return heat.argsort(dim=1, descending=True)[:, : self.max_tokens]  # top-k would put the size into a graph
 
-    def _positions(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """``(B, H * W, C)`` per level."""
+    def positions(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The code of every position, not masked, ``(B, H * W, C)`` per level."""
         batch, coarsest = maps[0].shape[0], maps[-1].shape[-2:]
         codes = []
         for x in maps:

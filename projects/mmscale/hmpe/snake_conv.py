@@ -23,6 +23,7 @@ Shape shorthand in this module:
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,10 @@ def snake_offsets(steps: Tensor) -> Tensor:
         >>> snake_offsets(torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)).flatten()
         tensor([3., 2., 0., 3., 7.])
     """
-    before, after = steps.chunk(2, dim=1)
-    return torch.cat((before.flip(1).cumsum(1).flip(1), torch.zeros_like(steps[:, :1]), after.cumsum(1)), dim=1)
+    steps = steps.unbind(1)
+    half = len(steps) // 2
+    before, after = accumulate(reversed(steps[:half])), accumulate(steps[half:])  # cumsum is not deterministic on GPUs
+    return torch.stack((*reversed(list(before)), torch.zeros_like(steps[0]), *after), dim=1)
 
 
 def snake_by_kernel(x: Tensor, offsets: Tensor, weight: Tensor, axis: str, groups: int = 1) -> Tensor:

@@ -116,6 +116,11 @@ def _base_config(table: Table, row: Row) -> Config:
             f"{table.file}: table '{table.key}', row '{row.name}': the config '{row.config}' cannot be read "
             f'({" ".join(str(error).split())})'
         ) from error
+    if row.dataset is not None:
+        try:
+            swap_dataset(cfg, row.dataset)
+        except ValueError as error:
+            raise SpecError(f"{table.file}: table '{table.key}', row '{row.name}', 'dataset': {error}") from error
     _apply(cfg, table, row, 'set')
     return cfg
 

@@ -88,6 +88,7 @@ class Row:
         name (str): Unique in the table; names the folder of its runs.
         label (str): What is printed.
         config (str | None): The config's file, or ``'mmdet::...'``. None where the row cannot run.
+        dataset (str | None): A data layer in the place of the config's own, before the overrides.
         set (dict[str, Any]): Overrides of the config by dotted key.
         count_set (dict[str, Any]): Overrides for counting the cost alone, on top of ``set``: where the paper's own
             count was made with, for instance, other classes than the data has.
@@ -103,6 +104,7 @@ class Row:
     name: str
     label: str
     config: str | None = None
+    dataset: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
     count_set: dict[str, Any] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)

@@ -47,7 +47,18 @@ TABLE_KEYS = dict(
 )
 ROW_KEYS = dict(
     required=('name', 'label'),
-    optional=('config', 'set', 'count_set', 'paper', 'paper_baseline', 'baseline', 'quoted', 'waits_for', 'note'),
+    optional=(
+        'config',
+        'dataset',
+        'set',
+        'count_set',
+        'paper',
+        'paper_baseline',
+        'baseline',
+        'quoted',
+        'waits_for',
+        'note',
+    ),
 )
 
 
@@ -225,7 +236,7 @@ class SpecReader:
         overrides = {key: self.overrides(values.get(key, {}), f"{where}, '{key}'") for key in ('set', 'count_set')}
         config = self.text(values, 'config', where) or self.text(table, 'base', where)
         if quoted or waits_for:
-            if extra := [key for key in ('config', 'set', 'count_set') if key in values] or (
+            if extra := [key for key in ('config', 'dataset', 'set', 'count_set') if key in values] or (
                 ['quoted', 'waits_for'] if quoted and waits_for else []
             ):
                 raise self.fail(where, f"a row that cannot run should not have '{extra[0]}'")
@@ -238,6 +249,7 @@ class SpecReader:
             name,
             self.text(values, 'label', where),
             config,
+            self.text(values, 'dataset', where),
             **overrides,
             paper=self.numbers(values, 'paper', where, columns),
             paper_baseline=self.numbers(values, 'paper_baseline', where, columns),
