@@ -23,6 +23,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OneCycleLR
 from mmengine.runner import load_checkpoint
+from torch import nn
 
 from mmscale import compat
 from mmscale.analysis.model import build_model
@@ -284,6 +285,32 @@ def test_mixed_precision_on_cpu():
     before = layer.weight.detach().clone()
     wrapper.update_params(aligned.float().square().sum())
     assert not torch.equal(before, layer.weight)
+
+
+def gradients_before_a_transformer(norm, activation, image, weights, dtype):
+    """Of the input and the parameters, where the map's pixels become tokens right behind the norm."""
+    norm, image = copy.deepcopy(norm).to(dtype), image.to(dtype).requires_grad_()
+    tokens = activation(norm(image)).flatten(2).transpose(1, 2)
+    return torch.autograd.grad((tokens * weights.to(dtype)).sum(), [image, *norm.parameters()])
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('norm', [nn.BatchNorm2d(8), nn.InstanceNorm2d(8, affine=True)], ids=['batch', 'instance'])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('activation', [nn.Identity(), nn.ReLU(inplace=True)])
+def test_norms_of_one_image_have_right_gradients_on_a_cpu(norm, training, batch, layout, activation):
+    torch.manual_seed(0)
+    nn.init.normal_(norm.weight, 1)
+    image = torch.randn(batch, 8, 6, 7).to(memory_format=layout)
+    weights = torch.randn(batch, 42, 8)
+    norm.train(training)
+    found = gradients_before_a_transformer(norm, activation, image, weights, torch.float32)
+    expected = gradients_before_a_transformer(norm, activation, torch.cat((image, image)),
+                                              torch.cat((weights, weights)) / 2, torch.float64)
+    expected = [expected[0][:batch] * 2, *expected[1:]]  # two of every image: no batch of one
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
 
 
 def test_configs_inherit_by_scope(tmp_path):

@@ -29,6 +29,7 @@ from mmengine.fileio import LocalBackend, load
 from mmengine.infer import BaseInferencer
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from torch.nn import functional
 
 from .engine.checkpoint import fault, load_checkpoint, require_weights
 from .engine.stand_ins import STAND_INS
@@ -47,6 +48,7 @@ def apply() -> None:
     launch_without_gpus()
     wrap_models_without_gpus()
     train_mixed_precision_without_gpus()
+    differentiate_norms_of_one_image()
     find_own_configs()
     load_images_in_inferencers()
     find_weights_without_torchvision()
@@ -270,6 +272,37 @@ def _in_float32(function: Callable) -> Callable:
         return out.to(floats[0]) if isinstance(out, torch.Tensor) and out.is_floating_point() else out
 
     return run
+
+
+def differentiate_norms_of_one_image() -> None:
+    """Hand the backward pass of batch and instance norm a gradient whose memory it reads rightly.
+
+    Fails: nothing is said, but on a CPU, with one image in the batch, the gradients of the norm's input, weight and
+    bias are wrong by their own size, and with them those of all layers below.
+    Why: a gradient that comes back through ``x.flatten(2).transpose(1, 2)``, as in every Transformer over a map's
+    pixels, has the strides (C, 1, W C, C) if the batch is one. The first means nothing there, but PyTorch 2.13 goes
+    through the memory as if it did.
+    Can go: when PyTorch compares the strides of dimensions of one no more; the test in tests/test_compat.py then passes
+    without it.
+    """
+    for name in ('batch_norm', 'instance_norm'):
+        setattr(functional, name, _with_gradients_in_order(getattr(functional, name)))
+
+
+def _with_gradients_in_order(norm: Callable) -> Callable:
+    @functools.wraps(norm)
+    def norm_with_gradients_in_order(*args, **kwargs) -> torch.Tensor:
+        out = norm(*args, **kwargs)
+        if out.requires_grad and out.device.type == 'cpu' and len(out) == 1 and not torch.compiler.is_compiling():
+            out.register_hook(_in_order)
+        return out
+
+    return norm_with_gradients_in_order
+
+
+def _in_order(gradient: torch.Tensor) -> torch.Tensor:
+    sound = gradient.stride(0) == gradient[0].numel()
+    return gradient if sound else gradient.contiguous()
 
 
 def find_own_configs() -> None:
