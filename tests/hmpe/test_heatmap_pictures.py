@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,13 +10,18 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 
 from mmscale.analysis.detector import Detector, Sample, load_detector, read_images
 from mmscale.hmpe.heatmap_pictures import (
     Canvas,
+    HeatmapEmbedding,
+    LevelHeat,
     heat_table,
     heatmap_embedding,
     level_statistics,
+    object_statistics,
+    objects_with_queries,
     read_annotated,
     require_heatmaps,
 )
@@ -187,6 +193,23 @@ def test_table(detector, sample):
     assert float(twice[2].split('|')[4]) == pytest.approx(rows[0]['H_class'] + 0.05, abs=6e-4)
 
 
+def test_statistics_of_objects_by_hand(sample):
+    owners = np.array([[0, 0, -1], [1, -1, -1]])
+    heat = np.array([[0.9, 0.7, 0.1], [0.2, 0.3, 0.2]])
+    gradients = np.stack((np.array([[1.0, 0.0, 0.0], [0.8, 0.1, 0.2]]), np.zeros((2, 3))))
+    level = LevelHeat(0, 8, heat, heat / 2, heat, heat > 0.25, None, np.array([[0, 0], [1, 1]]), gradients, owners)
+    empty = replace(level, index=1, owners=np.full((2, 3), -1), queries=np.zeros((0, 2), int), gradients=0 * gradients)
+    sample = replace(sample, data_samples=[DetDataSample(gt_instances=InstanceData(labels=torch.zeros(3)))])
+    found = HeatmapEmbedding(sample, [level, empty], TAU, num_queries=2)
+    first, second = object_statistics(found)
+    assert first['H_class inside'] == pytest.approx(0.6) and first['H_class outside'] == pytest.approx(0.2)
+    assert first['H_bbox inside'] == pytest.approx(0.3) and first['H_class gradient inside'] == pytest.approx(0.6)
+    assert first['mask inside'] == pytest.approx(2 / 3) and first['mask outside'] == pytest.approx(1 / 3)
+    assert math.isnan(second['H_class inside'])
+    assert '66.7%' in heat_table([[first], [second]])  # the image without an object does not count
+    assert objects_with_queries(found) == (3, 1, 2)  # the third object has no position
+
+
 def test_panels_lie_in_pixels_of_the_original():
     meta = dict(ori_shape=(60, 80), scale_factor=(0.5, 2.0), pad_param=(10.0, 6.0, 4.0, 20.0))
     sample = Sample('a', torch.zeros(1, 3, 160, 64), [DetDataSample(metainfo=meta)], np.zeros((136, 64, 3), np.uint8))
@@ -219,7 +242,10 @@ def test_command(root, tmp_path, capsys):
     plain = cv2.imread(str(tmp_path / 'a/0.png')).shape
     assert plain[1] > 1500 and plain[0] > 200
     main([*common, '--gradient', '--max-images', '1', '--out', str(tmp_path / 'b'), '--levels', '0'])
-    assert 'H_class gradient' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert 'H_class gradient' in printed and 'Within objects and outside' in printed and 'objects have' not in printed
+    main([*common, '--gradient', '--max-images', '1', '--out', str(tmp_path / 'c')])
+    assert 'objects have a query at a position of theirs; by gradients' in capsys.readouterr().out
     assert [path.name for path in (tmp_path / 'b').iterdir()] == ['0.png']
     assert cv2.imread(str(tmp_path / 'b/0.png')).shape[1] > plain[1] * 1.2  # two columns more
 

@@ -41,7 +41,7 @@ from mmscale.files import markdown_table
 from mmscale.rtdetr.detector import strides_of
 
 from .detector import HMPE
-from .heatmap_head import HeatmapHead, Heatmaps
+from .heatmap_head import HeatmapHead, Heatmaps, assign_positions
 from .mohfe import MOHFE, masked_position_embedding
 
 __all__ = [
@@ -51,6 +51,8 @@ __all__ = [
     'heat_table',
     'heatmap_embedding',
     'level_statistics',
+    'object_statistics',
+    'objects_with_queries',
     'read_annotated',
     'require_heatmaps',
 ]
@@ -76,6 +78,7 @@ class LevelHeat:
         queries (np.ndarray, optional): Row and column of HIDQ's queries in the level, ``(N, 2)``, hottest first; None
             for a detector without HIDQ.
         gradients (np.ndarray, optional): H_class and H_bbox by gradients, ``(2, H, W)``; None if not asked for.
+        owners (np.ndarray, optional): Number of the object that a position belongs to, or -1, ``(H, W)``; likewise.
     """
 
     index: int
@@ -87,6 +90,7 @@ class LevelHeat:
     encoding: np.ndarray | None = None
     queries: np.ndarray | None = None
     gradients: np.ndarray | None = None
+    owners: np.ndarray | None = None
 
     @property
     def strength(self) -> np.ndarray:
@@ -162,7 +166,10 @@ def heatmap_embedding(
     maps, heat, places = _run(model, sample)
     mohfe = getattr(model.neck, 'mohfe', None)
     encodings = [None] * len(maps) if mohfe is None else _kept_encodings(mohfe, maps, heat)
-    gradients = _gradients(model.heatmap_head, maps, sample) if gradient else [None] * len(maps)
+    gradients = owners = [None] * len(maps)
+    if gradient:
+        gradients = _gradients(model.heatmap_head, maps, sample)
+        owners = [x[0].cpu().numpy() for x, *_ in assign_positions(sample.data_samples, maps)]
     strides, found, start = strides_of(maps, sample.inputs), [], 0
     for index, x in enumerate(maps):
         height, width = x.shape[-2:]
@@ -173,7 +180,8 @@ def heatmap_embedding(
         start += height * width
         if index in wanted:
             predicted = [_plane(part[index]) for part in (heat.classes, heat.boxes, heat.mixed, heat.mask)]
-            found.append(LevelHeat(index, strides[index], *predicted, encodings[index], queries, gradients[index]))
+            more = encodings[index], queries, gradients[index], owners[index]
+            found.append(LevelHeat(index, strides[index], *predicted, *more))
     return HeatmapEmbedding(sample, found, model.heatmap_head.tau, None if places is None else len(places))
 
 
@@ -273,11 +281,51 @@ def level_statistics(found: HeatmapEmbedding) -> list[dict[str, float]]:
     return rows
 
 
-def heat_table(images: Iterable[Sequence[dict[str, float]]]) -> str:
-    """Means over images of :func:`level_statistics` as a Markdown table, a line per level.
+def object_statistics(found: HeatmapEmbedding) -> list[dict[str, float]]:
+    """Per level the means over the positions within objects and over the others, of maps with a ground truth.
 
     Args:
-        images (Iterable[Sequence[dict[str, float]]]): The statistics of every image.
+        found (HeatmapEmbedding): One image's, with gradients.
+
+    Returns:
+        list[dict[str, float]]: ``level``, ``stride``, and for H_class, H_bbox, the same by gradients, and the mask each
+        the mean ``inside`` and ``outside``; NaN where there is no such position.
+    """
+    rows = []
+    for level in found.levels:
+        maps = {'H_class': level.classes, 'H_bbox': level.boxes}
+        maps |= {'H_class gradient': level.gradients[0], 'H_bbox gradient': level.gradients[1], 'mask': level.mask}
+        row = dict(level=level.index, stride=level.stride)
+        for name, values in maps.items():
+            for place, chosen in (('inside', level.owners >= 0), ('outside', level.owners < 0)):
+                row[f'{name} {place}'] = float(values[chosen].mean()) if chosen.any() else float('nan')
+        rows.append(row)
+    return rows
+
+
+def objects_with_queries(found: HeatmapEmbedding) -> tuple[int, int, int]:
+    """How many objects have one of the queries at a position of theirs.
+
+    Args:
+        found (HeatmapEmbedding): One image's, with queries and gradients, of all levels.
+
+    Returns:
+        tuple[int, int, int]: Objects; those with a query; those that would have one if the queries were the hottest
+        positions by gradients, classes and boxes alike.
+    """
+    owners = np.concatenate([level.owners.ravel() for level in found.levels])
+    by_gradient = np.concatenate([level.gradients.mean(0).ravel() for level in found.levels])
+    hit = [level.owners[tuple(level.queries.T)] for level in found.levels]
+    would = owners[np.argsort(-by_gradient, kind='stable')[: found.num_queries]]
+    count = len(found.sample.data_samples[0].gt_instances)
+    return count, len(set(np.concatenate(hit)) - {-1}), len(set(would) - {-1})
+
+
+def heat_table(images: Iterable[Sequence[dict[str, float]]]) -> str:
+    """Means over images of :func:`level_statistics` or :func:`object_statistics` as a Markdown table, a line per level.
+
+    Args:
+        images (Iterable[Sequence[dict[str, float]]]): The statistics of every image; what is NaN in one is left out.
 
     Example:
         >>> images = [[dict(level=0, stride=8, positions=n, mask=n / 96)] for n in (48, 96)]
@@ -288,7 +336,7 @@ def heat_table(images: Iterable[Sequence[dict[str, float]]]) -> str:
     """
     rows = []
     for level in zip(*images, strict=True):
-        means = {name: sum(image[name] for image in level) / len(level) for name in level[0]}
+        means = {name: float(np.nanmean([image[name] for image in level])) for name in level[0]}
         rows.append({name: _write(name, value) for name, value in means.items()})
     return markdown_table([list(rows[0]), *(list(row.values()) for row in rows)], right=range(len(rows[0])))
 
@@ -296,7 +344,7 @@ def heat_table(images: Iterable[Sequence[dict[str, float]]]) -> str:
 def _write(name: str, value: float) -> str:
     if name in ('level', 'stride', 'positions'):
         return f'{value:.0f}'
-    return f'{value:.1%}' if name in ('mask', 'encoding', 'queries') else f'{value:.3f}'
+    return f'{value:.1%}' if name.split()[0] in ('mask', 'encoding', 'queries') else f'{value:.3f}'
 
 
 def draw_heatmap_embedding(

@@ -13,6 +13,8 @@ from .heatmap_pictures import (
     heat_table,
     heatmap_embedding,
     level_statistics,
+    object_statistics,
+    objects_with_queries,
     read_annotated,
     require_heatmaps,
 )
@@ -78,16 +80,25 @@ def main(argv: list[str] | None = None) -> None:
         device=args.device,
     )
     require_heatmaps(detector, args.levels)  # before any image is read
-    statistics, written = [], set()
+    statistics, objects, hits, written = [], [], [], set()
     for sample in _read(detector, args):
         found = heatmap_embedding(detector, sample, args.levels, args.gradient)
         path = _new_path(args.out, sample.name, args.format, written)
         draw_heatmap_embedding(path, found, args.strength, args.stretch)
         statistics.append(level_statistics(found))
+        if args.gradient:
+            objects.append(object_statistics(found))
+            if found.num_queries and args.levels is None:
+                hits.append(objects_with_queries(found))
         print(path, flush=True)
     count = f'{len(statistics)} image{"s" * (len(statistics) > 1)}'
     print(f'\n{detector.name}, {detector.weights}; {count}, tau {found.tau:g}\n')
     print(heat_table(statistics))
+    if objects:
+        print(f'\nWithin objects and outside:\n\n{heat_table(objects)}')
+    if hits:
+        count, hit, would = map(sum, zip(*hits, strict=True))
+        print(f'\n{hit} of {count} objects have a query at a position of theirs; by gradients {would} would')
 
 
 def _check(args: argparse.Namespace) -> None:
