@@ -127,8 +127,8 @@ def test_a_table_row_with_hcssnet_learns_at_the_full_rate_too():
 
 
 def test_hsd_detr_is_rtdetr_but_for_its_parts():
-    plain = '../rtdetr/rtdetr_r18_12e_small-objects'
-    for hsd, plain in (('s_72e_visdrone', 'rtdetr_r18_72e_visdrone'), ('t_12e_small-objects', plain)):
+    small = '../rtdetr/rtdetr_r18_12e_small-objects'
+    for hsd, plain in (('s_72e_visdrone', 'rtdetr_r18_72e_visdrone'), ('t_12e_small-objects', small)):
         keys = changed(load(f'hsd-detr_{hsd}'), load(plain))
         parts = ('model.backbone.', 'model.neck.aifi.', 'model.bbox_head.loss_iou.')
         rest = {key for key in keys if not key.startswith(parts)}
