@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmscale.hmpe import MOHFE, Heatmaps
-from mmscale.hmpe.mohfe import masked_position_embedding, position_embedding
+from mmscale.hmpe.mohfe import masked_position_embedding
 from mmscale.rtdetr.hybrid_encoder import sine_position_embedding
 
 from . import literal
@@ -221,9 +221,10 @@ def test_a_mask_keeps_codes_where_it_is_one():
 @pytest.mark.parametrize('size', [(3, 4), (1, 1), (5, 2)], ids=str)
 @pytest.mark.parametrize('temperature', [10000.0, 20.0])
 def test_the_coarsest_levels_code_is_aifis(size, temperature):
-    ours = position_embedding(*size, (1.0, 1.0), C, temperature, 'cpu')
+    finer = torch.zeros(1, C, 2 * size[0], 2 * size[1])
+    ours = mohfe(temperature=temperature).positions([finer, torch.zeros(1, C, *size)])[-1]
     assert ours.dtype is torch.float32 and ours.shape == (1, size[0] * size[1], C)
-    torch.testing.assert_close(ours, sine_position_embedding(*size, C, temperature), atol=1e-6, rtol=1e-5)
+    assert ours.equal(sine_position_embedding(*size, C, temperature))
 
 
 @pytest.mark.parametrize('sizes', [SIZES, [(13, 7), (7, 4), (4, 2)]], ids=str)
@@ -239,7 +240,7 @@ def test_codes_by_the_formula(sizes):
 def test_finer_cells_lie_around_the_coarse_one(ratio):
     """The mean code of the cells within a coarse cell is near its code, and nearer than to any other's."""
     height, width = 3, 4
-    fine = position_embedding(height * ratio, width * ratio, (1 / ratio, 1 / ratio), C, 10000.0, 'cpu')
+    fine = sine_position_embedding(height * ratio, width * ratio, C, scale=(1 / ratio, 1 / ratio))
     fine = fine.view(height, ratio, width, ratio, C).mean((1, 3)).view(-1, C)
     coarse = sine_position_embedding(height, width, C)[0]
     assert (fine - coarse).abs().max() < 0.06
@@ -247,9 +248,9 @@ def test_finer_cells_lie_around_the_coarse_one(ratio):
 
 
 def test_codes_do_not_depend_on_what_was_asked_before():
-    first = position_embedding(4, 6, (0.5, 0.5), 8, 10000.0, 'cpu').clone()
-    assert not position_embedding(4, 6, (0.5, 0.25), 8, 10000.0, 'cpu').equal(first)
-    assert position_embedding(4, 6, (0.5, 0.5), 8, 10000.0, 'cpu').equal(first)
+    first = sine_position_embedding(4, 6, 8, scale=(0.5, 0.5)).clone()
+    assert not sine_position_embedding(4, 6, 8, scale=(0.5, 0.25)).equal(first)
+    assert sine_position_embedding(4, 6, 8, scale=(0.5, 0.5)).equal(first)
 
 
 @pytest.mark.parametrize('max_tokens', [7, None])

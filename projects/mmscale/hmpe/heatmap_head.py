@@ -10,8 +10,9 @@ training only, and a small head learns to predict them:
                                |                              |               v
              (training only)   +-- classes, boxes -- d/dA -- maps          MOHFE, HIDQ
 
-The classes and boxes of a position are two branches of two 1x1 convolutions, trained at the positions within an object
-(of several the smallest) and, in every level, at the position nearest to its centre.
+The classes and boxes of a position are two branches of two 1x1 convolutions. A position belongs to the object that it
+lies in (of several the smallest), and in every level the position nearest to an object's centre does, too; no other has
+a class, or a box to learn.
 
 Shape shorthand in this module:
     B: batch, C: channels of the encoder, D: channels of A, K: classes, L: levels, H, W: size of a level

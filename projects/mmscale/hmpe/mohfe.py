@@ -27,7 +27,6 @@ Shape shorthand in this module:
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from mmcv.cnn import build_activation_layer
@@ -36,46 +35,11 @@ from torch import Tensor, nn
 
 from mmscale.layers import init_as_torch
 from mmscale.registry import MODELS
+from mmscale.rtdetr.hybrid_encoder import sine_position_embedding
 
 from .heatmap_head import Heatmaps
 
-__all__ = ['MOHFE', 'masked_position_embedding', 'position_embedding']
-
-
-def position_embedding(
-    height: int, width: int, scale: tuple[float, float], channels: int, temperature: float, device: torch.device | str
-) -> Tensor:
-    """Sines and cosines of a level's rows, then of its columns, as AIFI's in cells of the coarsest level.
-
-    Args:
-        height (int): H.
-        width (int): W.
-        scale (tuple[float, float]): Cells of the coarsest level per cell of this one, along the rows and the columns.
-        channels (int): C, a multiple of 4.
-        temperature (float): The frequencies are ``temperature ** (-4 i / C)``, tau_d of eq. 7.
-        device (torch.device or str): Where the result lies.
-
-    Returns:
-        Tensor: ``(1, H * W, C)`` in single precision.
-    """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # the size is part of the graph
-        return _position_embedding(height, width, scale, channels, temperature, device)
-    return _known_position_embedding(height, width, scale, channels, temperature, str(device))
-
-
-def _position_embedding(height, width, scale, channels, temperature, device) -> Tensor:
-    frequencies = temperature ** (-torch.arange(channels // 4, device=device, dtype=torch.float32) / (channels // 4))
-    codes = []
-    for side, ratio in zip((height, width), scale, strict=True):
-        places = (torch.arange(side, device=device).float() + 0.5) * ratio - 0.5
-        angles = places[:, None] * frequencies
-        codes.append(torch.cat((angles.sin(), angles.cos()), dim=1))
-    rows, columns = codes[0][:, None].expand(-1, width, -1), codes[1][None].expand(height, -1, -1)
-    return torch.cat((rows, columns), dim=2).flatten(0, 1)[None]
-
-
-# Sizes repeat from image to image; training at many scales sees a few dozen.
-_known_position_embedding = lru_cache(maxsize=64)(_position_embedding)
+__all__ = ['MOHFE', 'masked_position_embedding']
 
 
 def masked_position_embedding(position: Tensor, mask: Tensor) -> Tensor:
@@ -198,7 +162,7 @@ class MOHFE(BaseModule):
         codes = []
         for x in maps:
             scale = tuple(top / side for top, side in zip(coarsest, x.shape[-2:], strict=True))
-            code = position_embedding(*x.shape[-2:], scale, self.channels, self.temperature, x.device)
+            code = sine_position_embedding(*x.shape[-2:], self.channels, self.temperature, x.device, scale)
             codes.append(code.expand(batch, -1, -1))
         return codes
 

@@ -128,7 +128,12 @@ class TransformerEncoderLayer(nn.Module):
 
 
 def sine_position_embedding(
-    height: int, width: int, channels: int, temperature: float = 10000.0, device: torch.device | str = 'cpu'
+    height: int,
+    width: int,
+    channels: int,
+    temperature: float = 10000.0,
+    device: torch.device | str = 'cpu',
+    scale: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
     """Sines and cosines of the row, then of the column, C / 4 frequencies each.
 
@@ -138,6 +143,8 @@ def sine_position_embedding(
         channels (int): C, a multiple of 4.
         temperature (float): The frequencies are ``temperature ** (-4 i / C)``. Defaults to 10000.
         device (torch.device or str): Where the result lies. Defaults to ``'cpu'``.
+        scale (tuple[float, float]): Height and width of a cell: row i is at ``(i + 0.5) * scale[0] - 0.5``, columns
+            likewise. A level with the scale 0.5 lies over one of half its size. Defaults to (1, 1), row i at i.
 
     Returns:
         Tensor: ``(1, H * W, C)`` in single precision.
@@ -147,14 +154,16 @@ def sine_position_embedding(
         tensor([0.0000, 0.0000, 0.0000, 0.8415, 0.8415, 0.8415])
     """
     if torch.jit.is_tracing() or torch.compiler.is_compiling():  # the size is part of the graph
-        return _sine_position_embedding(height, width, channels, temperature, device)
-    return _known_position_embedding(height, width, channels, temperature, str(device))
+        return _sine_position_embedding(height, width, channels, temperature, device, scale)
+    return _known_position_embedding(height, width, channels, temperature, str(device), scale)
 
 
-def _sine_position_embedding(height, width, channels, temperature, device) -> Tensor:
+def _sine_position_embedding(height, width, channels, temperature, device, scale) -> Tensor:
     frequencies = temperature ** (-torch.arange(channels // 4, device=device, dtype=torch.float32) / (channels // 4))
-    rows = torch.arange(height, device=device).float()[:, None] * frequencies
-    columns = torch.arange(width, device=device).float()[:, None] * frequencies
+    rows, columns = (
+        ((torch.arange(side, device=device).float() + 0.5) * size - 0.5)[:, None] * frequencies
+        for side, size in zip((height, width), scale, strict=True)
+    )
     rows = torch.cat((rows.sin(), rows.cos()), dim=1)[:, None].expand(-1, width, -1)
     columns = torch.cat((columns.sin(), columns.cos()), dim=1)[None].expand(height, -1, -1)
     return torch.cat((rows, columns), dim=2).flatten(0, 1)[None]
