@@ -53,6 +53,7 @@ def apply() -> None:
     load_images_in_inferencers()
     find_weights_without_torchvision()
     predict_with_ssd()
+    import_mmyolo_past_its_check()
 
 
 def require_pkg_resources() -> None:
@@ -383,13 +384,44 @@ def find_weights_without_torchvision() -> None:
     mmengine_checkpoint.get_torchvision_models = get_models_or_own_list
 
 
-def import_mmyolo():
-    """Import mmyolo, which is optional, past its check of mmcv's version number.
+def import_mmyolo_past_its_check() -> None:
+    """Let ``import mmyolo``, by whoever asks for it, get past mmyolo's check of mmcv's version number.
 
-    Fails: "MMCV==2.1.0 is used but incompatible. Please install mmcv>=2.0.0rc4, <2.1.0."
+    Fails: "MMCV==2.1.0 is used but incompatible. Please install mmcv>=2.0.0rc4, <2.1.0.", also from mmengine, which
+    imports mmyolo for a config that names its scope.
     Why: mmyolo 0.6.0 is older than mmcv 2.1.0 and refuses it by its number alone; it runs on it. Its check is shown the
-    last number that it knows, for the time of that import only.
+    last number that it knows, for the time of that import only. mmyolo is optional, and nothing is imported here.
     Can go: when an mmyolo without that bound is released.
+    """
+    sys.meta_path.insert(0, _MMYOLOFinder())
+
+
+class _MMYOLOFinder:
+    """Finds mmyolo as the other finders do, and lets it start under another version of mmcv."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != 'mmyolo':
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self or not hasattr(finder, 'find_spec') else finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader.exec_module = _under_older_mmcv(spec.loader.exec_module)
+                return spec
+        return None
+
+
+def _under_older_mmcv(exec_module: Callable) -> Callable:
+    @functools.wraps(exec_module)
+    def run(module) -> None:
+        with mock.patch.object(mmcv, '__version__', '2.0.1'):
+            exec_module(module)
+
+    return run
+
+
+def import_mmyolo():
+    """Import mmyolo, which is optional.
 
     Returns:
         module: mmyolo.
@@ -398,10 +430,11 @@ def import_mmyolo():
         ImportError: If mmyolo is not installed.
     """
     try:
-        with mock.patch.object(mmcv, '__version__', '2.0.1'):
-            return importlib.import_module('mmyolo')
+        return importlib.import_module('mmyolo')
     except ModuleNotFoundError as error:
         if error.name != 'mmyolo':
             raise
-        raise ImportError('mmyolo is not installed; it is optional and under the GPL: pip install --no-deps '
-                          'mmyolo==0.6.0') from error
+        raise ImportError(
+            'mmyolo, which the YOLOs and CSF-Net stand on, is not installed; it is optional and under the GPL: '
+            'pip install --no-deps mmyolo==0.6.0'
+        ) from error

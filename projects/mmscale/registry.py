@@ -5,6 +5,8 @@ MMYOLO, MMSegmentation or a project of your own alike. ``locations`` lists the m
 is first asked for something, so importing ``mmscale`` stays cheap.
 """
 
+from importlib.util import find_spec
+
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -16,6 +18,24 @@ from mmengine.registry import Registry
 
 __all__ = ['DATASETS', 'DATA_SAMPLERS', 'HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS']
 
+# What builds on MMYOLO, which is optional: the modules, and the names that they register.
+WITH_MMYOLO = {
+    'mmscale.yolo.backbones': ('YOLOv10Backbone', 'YOLOv12Backbone'),
+    'mmscale.yolo.necks': ('YOLOv10PAFPN', 'YOLOv12PAFPN'),
+    'mmscale.yolo.heads': ('LightYOLOHeadModule', 'SizeAwareYOLOv8Head', 'YOLOv10Head', 'YOLOv10HeadModule'),
+    'mmscale.fine.yolo_necks': (
+        'FINEYOLOv10PAFPN',
+        'FINEYOLOv12PAFPN',
+        'FINEYOLOv5PAFPN',
+        'FINEYOLOv6RepBiPAFPN',
+        'FINEYOLOv6RepPAFPN',
+        'FINEYOLOv8PAFPN',
+    ),
+    'mmscale.csf_net.backbone': ('CSFBackbone',),
+    'mmscale.csf_net.neck': ('CSFPAFPN',),
+}
+HAS_MMYOLO = find_spec('mmyolo') is not None
+
 MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
@@ -25,9 +45,11 @@ MODELS = Registry(
         'mmscale.cfsam',
         'mmscale.hsd_detr',
         'mmscale.hmpe',
+        'mmscale.csf_net',
         'mmscale.rivals',
         'mmscale.rtdetr',
         'mmscale.rtdetr.batch_augment',
+        *(WITH_MMYOLO if HAS_MMYOLO else ()),
     ],
 )
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmscale', locations=['mmscale.datasets'])
@@ -46,3 +68,20 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmscale',
     locations=['mmscale.engine.optim'],
 )
+
+
+def _stand_in(name: str) -> type:
+    """What takes a component's name where MMYOLO is absent, and says so when it is built."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        from .compat import import_mmyolo
+
+        import_mmyolo()  # raises
+
+    return type(name, (), {'__init__': __init__, '__doc__': f'{name} needs MMYOLO, which is not installed.'})
+
+
+if not HAS_MMYOLO:
+    for _names in WITH_MMYOLO.values():
+        for _name in _names:
+            MODELS.register_module(name=_name, module=_stand_in(_name))

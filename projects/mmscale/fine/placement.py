@@ -4,7 +4,7 @@ Paper: "Context-Guided Semantic Alignment for Feature Fusion Networks", sections
 two upper fusions only, and its cost leaves no third module: a stride-4 level is fused plainly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.model import ModuleDict
 from torch import nn
@@ -20,12 +20,14 @@ def aligning_modules(
     fine: dict | None = None,
     fine_levels: Sequence[int] | None = None,
     fine_kernels: Sequence[int] | None = None,
+    widths: Mapping[int, int] | None = None,
 ) -> ModuleDict:
     """The aligning modules of a neck, by the level that each aligns.
 
     Args:
         neck (nn.Module): A neck with ``out_channels``, ``fusions`` (the low level of every fusion, finest first) and
-            ``_check_fusions``: :class:`~mmscale.layers.TopDownFPN` or :class:`~mmscale.rtdetr.HybridEncoder`.
+            ``_check_fusions``: :class:`~mmscale.layers.TopDownFPN`, :class:`~mmscale.rtdetr.HybridEncoder` or
+            :class:`~mmscale.fine.yolo_necks.FINEYOLOMixin`.
         fine (dict, optional): Options of :class:`~mmscale.fine.FINE` for all modules, or another aligning module by
             ``type``; it is built with ``channels`` and ``kernel`` and called with ``(low, high)``. Defaults to None,
             the paper's settings.
@@ -33,6 +35,8 @@ def aligning_modules(
         fine_kernels (Sequence[int], optional): k of each level in ``fine_levels``. Defaults to 1 below the top, doubled
             with every level further down (the paper's 1 and 2; the doubling beyond is our choice, it keeps the token
             grid).
+        widths (Mapping[int, int], optional): Channels of every low level of a neck whose levels differ. Defaults to
+            None: ``out_channels`` of the neck.
 
     Returns:
         ModuleDict: MMEngine's, which passes ``init_weights`` on. The keys are the levels' places as text.
@@ -52,7 +56,7 @@ def aligning_modules(
         )
     return ModuleDict(
         {
-            str(level): _build_align(fine, neck.out_channels, kernel)
+            str(level): _build_align(fine, neck.out_channels if widths is None else widths[level], kernel)
             for level, kernel in zip(fine_levels, fine_kernels, strict=True)
         }
     )

@@ -1,0 +1,5 @@
+"""The YOLOs beyond MMYOLO: YOLOv10 and YOLOv12.
+
+:mod:`.blocks` stands alone. :mod:`.backbones`, :mod:`.necks` and :mod:`.heads` build on MMYOLO, which is optional and
+under the GPL; :mod:`.api` is the one place where it is imported. :mod:`mmscale.registry` lists what needs it.
+"""
