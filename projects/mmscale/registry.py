@@ -66,7 +66,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmscale',
-    locations=['mmscale.engine.optim'],
+    locations=['mmscale.engine.optim', 'mmscale.yolo.optim'],
 )
 
 

@@ -1,13 +1,17 @@
-# YOLOv8's recipe in MMYOLO's form: mosaic, random affine, colours and flips, SGD with a warm-up of its own, an average
-# of the weights, no mosaic in the last 10 epochs. A config takes the pipelines, and sets what differs:
+# YOLOv8's recipe in MMYOLO's form, for its n and s: mosaic, random affine, colours and flips, SGD with a warm-up of its
+# own, an average of the weights, no mosaic in the last 10 epochs. A config takes the pipelines, and sets what differs:
 #     train_dataloader = dict(batch_size=16, dataset=dict(pipeline={{_base_.yolo_train_pipeline}}))
-# MMYOLO's transforms come from MMYOLO, which is optional and under the GPL. Its recipe also blurs one image of a hundred
-# by albumentations where that is installed; that is left out here.
+# The transforms and the hook are MMYOLO's, which is optional and under the GPL. MMYOLO's recipe also blurs one image of
+# a hundred by albumentations; that is left out here. Its optimizer groups leave out what is not called weight or bias;
+# these do not. The runtime is in it, since it changes its hooks.
+_base_ = '../default_runtime.py'
+
+default_scope = 'mmyolo'  # MMYOLO's parts name their own parts without it
+
 max_epochs = 500
 img_scale = (640, 640)  # width, height
 affine_scale = 0.5
 save_interval = 10
-backend_args = None
 
 yolo_load = [
     dict(type='mmscale.LoadImageFromFile', backend_args=None),
@@ -16,11 +20,9 @@ yolo_load = [
 yolo_last = [
     dict(type='mmyolo.YOLOv5HSVRandomAug'),
     dict(type='mmdet.RandomFlip', prob=0.5),
-    dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'flip',
-                                                'flip_direction'))
+    dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape'))
 ]
-yolo_train_pipeline = [
-    *yolo_load,
+yolo_mosaic = [
     dict(type='mmyolo.Mosaic', img_scale=img_scale, pad_val=114.0, pre_transform=yolo_load),
     dict(
         type='mmyolo.YOLOv5RandomAffine',
@@ -30,8 +32,8 @@ yolo_train_pipeline = [
         max_aspect_ratio=100,
         border=(-img_scale[0] // 2, -img_scale[1] // 2),
         border_val=(114, 114, 114)),
-    *yolo_last,
 ]
+yolo_train_pipeline = [*yolo_load, *yolo_mosaic, *yolo_last]
 yolo_train_pipeline_stage2 = [
     *yolo_load,
     dict(type='mmyolo.YOLOv5KeepRatioResize', scale=img_scale),
@@ -70,13 +72,18 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10.0),
     optimizer=dict(
         type='SGD', lr=0.01, momentum=0.937, weight_decay=0.0005, nesterov=True, batch_size_per_gpu=16),
-    constructor='mmyolo.YOLOv5OptimizerConstructor')
+    constructor='mmscale.YOLOOptimWrapperConstructor')
 default_hooks = dict(
     param_scheduler=dict(
-        type='mmyolo.YOLOv5ParamSchedulerHook', scheduler_type='linear', lr_factor=0.01, max_epochs=max_epochs),
-    checkpoint=dict(type='CheckpointHook', interval=save_interval, max_keep_ckpts=3, save_best='auto', rule='greater'))
+        type='mmyolo.YOLOv5ParamSchedulerHook',
+        scheduler_type='linear',
+        lr_factor=0.01,
+        max_epochs=max_epochs,
+        warmup_epochs=3,
+        warmup_mim_iter=1000),
+    checkpoint=dict(interval=save_interval))
 custom_hooks = [
-    dict(type='mmscale.CheckDataHook'),
+    *_base_.custom_hooks,
     dict(
         type='EMAHook',
         ema_type='mmyolo.ExpMomentumEMA',

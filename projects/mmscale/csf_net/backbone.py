@@ -15,8 +15,8 @@ fig. 1. Its network for n, one class, 640x640: 6.87 M weights and 18.25 GFLOPs (
                                    |            `-- 64, 256                                 |
                                 stage 4 --> S5                                           conv /32
                                             |                                               |
-                                         CSwitch -- 256 -----------------------------> DFuse (3 branches) -- C2f, SPPF
-                                                `-- 64, 128                                                        --> F5
+                                         CSwitch -- 256 -----------------------------> DFuse (3 branches) -- C2f,
+                                                `-- 64, 128                              SPPF --> F5
     out: DFuse(Si, Fi) for every level
 
 What the paper says: the shallow backbone is YOLOv8's; CSwitch on its P3, P4 and P5 with the stages' widths as partition
@@ -52,7 +52,7 @@ STAGES = 3  # that are fused: strides 8, 16 and 32
 
 
 class ConcatFuse(nn.Module):
-    """What stands for DFuse in table 3's row without it: resized maps, concatenated, and a 1x1 to the reference's width.
+    """What stands for DFuse in table 3's row without it: resized maps, concatenated, a 1x1 to the reference's width.
 
     Args:
         in_channels (Sequence[int]): Width of every map; the last one is the reference.
@@ -188,6 +188,4 @@ class CSFBackbone(BaseModule):
             return self.early_fuses[place]([*(branches[place] for branches in dealt), x])
 
         deep = self.deep(image, fuse)
-        return tuple(
-            fuse([x, y]) for fuse, x, y in zip(self.late_fuses, shallow, deep, strict=True)
-        )
+        return tuple(late([x, y]) for late, x, y in zip(self.late_fuses, shallow, deep, strict=True))

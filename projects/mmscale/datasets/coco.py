@@ -11,12 +11,13 @@ from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from ..registry import DATASETS
 from .checks import BoxReport, check_class_type, check_not_empty, quote_names
 from .coco_file import CocoFile
+from .mixing import MixedImages
 
 __all__ = ['CityscapesDataset', 'CocoDataset']
 
 
 @DATASETS.register_module()
-class CocoDataset(MMDetCocoDataset):
+class CocoDataset(MixedImages, MMDetCocoDataset):
     """A COCO-format data set with checks.
 
     It differs from ``mmdet.CocoDataset`` in this:

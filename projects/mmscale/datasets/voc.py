@@ -8,6 +8,7 @@ from mmdet.datasets import VOCDataset as MMDetVOCDataset
 
 from ..registry import DATASETS
 from .checks import BoxReport, check_class_type, check_classes_overlap, check_not_empty, quote_names
+from .mixing import MixedImages
 from .reading import read_file, read_lines, read_xml
 
 __all__ = ['VOCDataset']
@@ -16,7 +17,7 @@ BOX_SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 @DATASETS.register_module()
-class VOCDataset(MMDetVOCDataset):
+class VOCDataset(MixedImages, MMDetVOCDataset):
     """A VOC-format data set with checks; for classes other than VOC's give ``metainfo=dict(classes=...)``.
 
     It differs from ``mmdet.VOCDataset`` in this:

@@ -129,16 +129,25 @@ def _costs(table: Table, results: dict[str, Any]) -> list[Cost]:
             continue
         ours = {}
         if result is not None:
-            ours = _figures(table, result)
-            base = results.get(row.baseline)
-            if isinstance(base, dict):
-                ours |= {f'{name}_delta': ours[name] - value for name, value in _figures(table, base).items()}
+            try:
+                ours = _figures(table, row, result)
+                base = results.get(row.baseline)
+                if isinstance(base, dict):
+                    ours |= {f'{name}_delta': ours[name] - value for name, value in _figures(table, row, base).items()}
+            except ValueError as error:
+                costs.append(Cost(row, error=f'ValueError: {error}'))
+                continue
         costs.append(Cost(row, ours, result))
     return costs
 
 
-def _figures(table: Table, result: dict[str, Any]) -> dict[str, float]:
-    return dict(params=result['params'] / 1e6, flops=table.counting.scaled(result['macs']) / 1e9)
+def _figures(table: Table, row: Row, result: dict[str, Any]) -> dict[str, float]:
+    """Cost in the table's units; of ``row``'s kinds of operators alone, where it names some."""
+    kinds = result['by_kind']
+    if unknown := [kind for kind in row.count_only if kind not in kinds]:
+        raise ValueError(f"count_only names '{unknown[0]}', but the network's operators are {', '.join(kinds)}")
+    macs = sum(kinds[kind]['macs'] for kind in row.count_only) if row.count_only else result['macs']
+    return dict(params=result['params'] / 1e6, flops=table.counting.scaled(macs) / 1e9)
 
 
 def to_markdown(table: Table, costs: Sequence[Cost]) -> str:
@@ -194,6 +203,11 @@ def _notes(costs: Sequence[Cost]) -> list[str]:
     for reason in dict.fromkeys(cost.row.waits_for for cost in costs if cost.row.waits_for):
         labels = [cost.row.label for cost in costs if cost.row.waits_for == reason]
         notes.append(f'- waits for {reason}: {"; ".join(labels)}')
+    notes += [
+        f'- {cost.row.label}: as in the paper, operations of {", ".join(cost.row.count_only)} alone'
+        for cost in costs
+        if cost.row.count_only and not cost.error
+    ]
     return notes + [f'- {cost.row.label}: {cost.row.note}' for cost in costs if cost.row.note]
 
 

@@ -75,13 +75,20 @@ def resize_images(cfg: Config, scale: tuple[int, int]) -> None:
         ValueError: If no transform has a scale.
     """
     found = 0
-    for split in SPLITS:
-        for transform in _transforms(cfg.get(f'{split}_dataloader') or {}):
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if 'switch_pipeline' in hook]
+    pipelines = [cfg.get(f'{split}_dataloader') for split in SPLITS]
+    pipelines += [{'pipeline': hook.switch_pipeline} for hook in hooks]
+    for pipeline in pipelines:
+        for transform in _transforms(pipeline or {}):
             kind = str(transform['type']).rpartition('.')[2]
             key = dict(RandomChoiceResize='scales').get(kind, 'scale')
             if 'Resize' in kind and key in transform:
                 transform[key] = [tuple(scale)] if key == 'scales' else tuple(scale)
                 found += 1
+            elif kind.startswith('Mosaic'):
+                transform.img_scale = tuple(scale)
+            elif kind.endswith('RandomAffine') and transform.get('border'):  # what it cuts off a mosaic
+                transform.border = (-scale[0] // 2, -scale[1] // 2)
     if not found:
         raise ValueError('no transform of the pipelines has a scale to set')
     preprocessor = cfg.model.get('data_preprocessor') or {}
@@ -118,6 +125,9 @@ def _leaf_sets(dataset: ConfigDict) -> list[ConfigDict]:
 
 def _check_annotations(pipeline: list, layers: list, name: str) -> None:
     """The layer has what the pipeline loads; an evaluator of the layer gets the ground truth that it reads."""
+    if _kind(layers) == 'boxes' and any(str(step.type).endswith('CopyPaste') for step in pipeline):
+        for step in _annotations(_transforms({'pipeline': pipeline})):  # without masks, copy-paste passes images on
+            step.with_mask = False
     wanted, had = _annotations(pipeline), _annotations(layers)
     if wanted and had and (ours := _kind(pipeline)) != (theirs := _kind(layers)):
         raise WrongKindError(f"the row is of {ours}, and the data layer '{name}' of {theirs}")
@@ -157,7 +167,7 @@ def _transforms(node: Any) -> list[dict]:
     found = []
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ('pipeline', 'transforms') and isinstance(value, (list, tuple)):
+            if key in ('pipeline', 'transforms', 'pre_transform') and isinstance(value, (list, tuple)):
                 for step in value:
                     steps = step if isinstance(step, (list, tuple)) else [step]
                     found += [item for item in steps if isinstance(item, dict) and 'type' in item]

@@ -8,6 +8,7 @@ from mmengine.config import Config, ConfigDict
 __all__ = ['fit_schedule', 'save_every_epoch', 'set_epochs']
 
 WARM_UP_SHARE = 10  # a warm-up by iterations lasts a tenth of the run at most; our choice
+HOOK_EPOCHS = ('max_epochs', 'switch_epoch', 'num_last_epochs', 'warmup_epochs')  # of MMYOLO's and MMDetection's hooks
 POINTS = ('begin', 'end', 'T_max', 'step_size', 'total_iters')
 
 
@@ -34,6 +35,10 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     for entry in _schedulers(cfg):
         if entry.get('by_epoch', True):
             _scale(entry, ratio)
+    for hook in _hooks(cfg):
+        for key in HOOK_EPOCHS:
+            if isinstance(hook.get(key), int) and hook[key] > 0:
+                hook[key] = min(_round(hook[key] * ratio), epochs)
     loop.max_epochs = epochs
     loop.val_interval = max(1, min(loop.get('val_interval', 1), epochs))
     loop.pop('dynamic_intervals', None)
@@ -71,6 +76,9 @@ def fit_schedule(cfg: Config, iterations_per_epoch: int) -> None:
         warm_up = str(entry.type).endswith(('LinearLR', 'ConstantLR', 'LinearMomentum')) and not entry.get('begin', 0)
         if warm_up and not entry.get('by_epoch', True) and 'end' in entry:
             entry.end = min(entry.end, max(1, total // WARM_UP_SHARE))
+    for hook in _hooks(cfg):
+        if 'warmup_mim_iter' in hook:  # so MMYOLO's hook calls the least number of iterations that its warm-up lasts
+            hook.warmup_mim_iter = min(hook.warmup_mim_iter, max(1, total // WARM_UP_SHARE))
 
 
 def save_every_epoch(cfg: Config) -> None:
@@ -86,6 +94,11 @@ def save_every_epoch(cfg: Config) -> None:
 def _schedulers(cfg: Config) -> list[ConfigDict]:
     schedulers = cfg.get('param_scheduler') or []
     return list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
+
+
+def _hooks(cfg: Config) -> list[ConfigDict]:
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    return [hook for hook in hooks if isinstance(hook, dict)]
 
 
 def _scale(entry: Any, ratio: float) -> None:

@@ -92,6 +92,8 @@ class Row:
         set (dict[str, Any]): Overrides of the config by dotted key.
         count_set (dict[str, Any]): Overrides for counting the cost alone, on top of ``set``: where the paper's own
             count was made with, for instance, other classes than the data has.
+        count_only (tuple[str, ...]): Kinds of operators, in the words of :func:`mmscale.analysis.complexity`, that
+            alone are counted: where the paper's own count left out the others. Empty for all.
         paper (dict[str, float]): The paper's figures by column.
         paper_baseline (dict[str, float]): The baseline that the paper compares this row with, where it is another
             figure than the baseline row's.
@@ -107,6 +109,7 @@ class Row:
     dataset: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
     count_set: dict[str, Any] = field(default_factory=dict)
+    count_only: tuple[str, ...] = ()
     paper: dict[str, float] = field(default_factory=dict)
     paper_baseline: dict[str, float] = field(default_factory=dict)
     baseline: str | None = None

@@ -52,6 +52,7 @@ ROW_KEYS = dict(
         'dataset',
         'set',
         'count_set',
+        'count_only',
         'paper',
         'paper_baseline',
         'baseline',
@@ -236,7 +237,7 @@ class SpecReader:
         overrides = {key: self.overrides(values.get(key, {}), f"{where}, '{key}'") for key in ('set', 'count_set')}
         config = self.text(values, 'config', where) or self.text(table, 'base', where)
         if quoted or waits_for:
-            if extra := [key for key in ('config', 'dataset', 'set', 'count_set') if key in values] or (
+            if extra := [key for key in ('config', 'dataset', 'set', 'count_set', 'count_only') if key in values] or (
                 ['quoted', 'waits_for'] if quoted and waits_for else []
             ):
                 raise self.fail(where, f"a row that cannot run should not have '{extra[0]}'")
@@ -251,6 +252,7 @@ class SpecReader:
             config,
             self.text(values, 'dataset', where),
             **overrides,
+            count_only=self.kinds(values, where),
             paper=self.numbers(values, 'paper', where, columns),
             paper_baseline=self.numbers(values, 'paper_baseline', where, columns),
             baseline=self.text(values, 'baseline', where) or self.text(table, 'baseline', where),
@@ -258,6 +260,13 @@ class SpecReader:
             waits_for=waits_for,
             note=self.text(values, 'note', where),
         )
+
+    def kinds(self, values: dict, where: str) -> tuple[str, ...]:
+        """``count_only``, a list of texts."""
+        kinds = values.get('count_only', [])
+        if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+            raise self.fail(where, f"'count_only' should be a list of kinds of operators, but is {_short(kinds)}")
+        return tuple(kinds)
 
     def overrides(self, value: Any, where: str) -> dict:
         """A mapping whose dicts have text keys all the way down, as a config's have."""

@@ -143,7 +143,7 @@ class YOLOv12Backbone(_YOLOBackbone):
         widen_factor (float): n 0.25, s 0.5, m and l 1, x 1.5. Defaults to 1.0.
         c3k (bool): Whether the early stages' blocks are C3k, as in m, l and x. Defaults to False.
         residual (bool): Whether the late stages add their input, as in l and x. Defaults to False.
-        mlp_ratio (float): Of the attention blocks' MLP: 2, in l and x 1.2. Defaults to 2.0.
+        mlp_ratio (float): Of the attention blocks' MLP: 2, in l and x 1.5 (1.2 in the first release). Defaults to 2.0.
         areas (Sequence[int]): A of the two late stages. Defaults to (4, 1).
         position_kernel (int): As :class:`~mmscale.yolo.blocks.AreaAttention`'s. Defaults to 5; 7 in the first release.
         stride_groups (Sequence[int]): Groups of the convolutions of stride 4 and 8. Defaults to (2, 4), those of the

@@ -303,14 +303,11 @@ class CIB(nn.Module):
     def __init__(self, channels: int, shortcut: bool = True, large_kernel: bool = False, **layers) -> None:
         super().__init__()
         hidden = 2 * channels
-        if large_kernel:
-            middle = LargeKernelConv(hidden, **layers)
-        else:
-            middle = conv(hidden, hidden, 3, groups=hidden, **layers)
+        middle = partial(conv, hidden, kernel=3, groups=hidden) if not large_kernel else LargeKernelConv
         self.layers = nn.Sequential(
             conv(channels, channels, 3, groups=channels, **layers),
             conv(channels, hidden, **layers),
-            middle,
+            middle(hidden, **layers),
             conv(hidden, channels, **layers),
             conv(channels, channels, 3, groups=channels, **layers),
         )
@@ -376,7 +373,7 @@ class _MapAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(*(self._tokens(part) for part in (queries, keys, values)))
         # (B A, h, N / A, d) back to (B, C, H, W)
         mixed = mixed.transpose(-1, -2).flatten(1, 2).unflatten(0, (-1, self.areas)).transpose(1, 2)
-        mixed = mixed.reshape(values.shape)
+        mixed = mixed.reshape(x.shape)  # of the values, a traced graph would keep the numbers
         return self.out(mixed + self.position(values))
 
     def _tokens(self, x: Tensor) -> Tensor:

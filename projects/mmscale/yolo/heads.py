@@ -68,12 +68,21 @@ class YOLOv10HeadModule(BaseModule):
 
     Args:
         module (str): Type of both. Defaults to ``'mmscale.LightYOLOHeadModule'``.
+        run_both (bool): Whether the first runs at inference, too, as in the released code before it is exported. Its
+            output is not used: this is for counting what papers counted. Defaults to False.
         init_cfg (dict or list[dict], optional): Defaults to None.
         **kwargs: Arguments of both, as MMYOLO's ``YOLOv8HeadModule``.
     """
 
-    def __init__(self, module: str = 'mmscale.LightYOLOHeadModule', init_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        module: str = 'mmscale.LightYOLOHeadModule',
+        run_both: bool = False,
+        init_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(init_cfg)
+        self.run_both = run_both
         self.one_to_many = MODELS.build(dict(type=module, **kwargs))
         self.one_to_one = MODELS.build(dict(type=module, **kwargs))
 
@@ -99,6 +108,8 @@ class YOLOv10HeadModule(BaseModule):
             of the one-to-many branch, and this one as a tuple, too.
         """
         if not self.training:
+            if self.run_both:
+                self.one_to_many(x)
             return self.one_to_one(x)
         return self.one_to_many(x), self.one_to_one(tuple(level.detach() for level in x))
 
@@ -107,8 +118,8 @@ class YOLOv10HeadModule(BaseModule):
 class YOLOv10Head(YOLOv8Head):
     """YOLOv10's head: consistent dual assignments in training, no NMS at inference.
 
-    Both branches have YOLOv8's losses and its task-aligned assigner with the same alpha and beta (the paper's consistent
-    matching metric); of an object's candidates the first takes ``topk``, the second one.
+    Both branches have YOLOv8's losses and its task-aligned assigner with the same alpha and beta (the paper's
+    consistent matching metric); of an object's candidates the first takes ``topk``, the second one.
 
     Args:
         *args: As MMYOLO's ``YOLOv8Head``; the head module is a :class:`YOLOv10HeadModule`. Of ``test_cfg`` it reads
