@@ -436,5 +436,5 @@ def import_mmyolo():
             raise
         raise ImportError(
             'mmyolo, which the YOLOs and CSF-Net stand on, is not installed; it is optional and under the GPL: '
-            'pip install --no-deps mmyolo==0.6.0'
+            'pip install mmyolo==0.6.0'
         ) from error

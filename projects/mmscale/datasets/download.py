@@ -117,8 +117,9 @@ CATALOGUE = {
         'Micro RGB UAV',
         by_hand='1. Ask the authors of the data set for it (the CSF-Net paper names its source); it has no public\n'
         '   address.\n'
-        '2. Place COCO annotations as {root}/micro_uav/annotations/train.json and val.json, and the frames in\n'
-        '   {root}/micro_uav/images/train and images/val. A converter from the videos does not exist yet.',
+        '2. Place its videos or folders of frames, with their annotations, in {root}/micro_uav/source.\n'
+        '3. python tools/data/convert.py micro_uav --root {root}/micro_uav/source --out {root}/micro_uav\n'
+        '   makes {root}/micro_uav/annotations/train.json and val.json, images/train and images/val.',
         proof=('micro_uav/annotations/train.json', 'micro_uav/annotations/val.json', 'micro_uav/images/train',
                'micro_uav/images/val')),
     'cityscapes': DataSet(
