@@ -5,7 +5,9 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
+from mmscale.compat import import_mmyolo
 from mmscale.layers import RepVGGBlock, fold_norm, reparameterize
+from mmscale.registry import HAS_MMYOLO
 from mmscale.rtdetr.hybrid_encoder import HybridEncoder
 
 
@@ -77,3 +79,17 @@ def test_an_encoder_folds_and_folds_twice():
         for trained, folded, again in zip(neck(maps), once(maps), twice(maps), strict=True):
             torch.testing.assert_close(folded, trained, atol=1e-9, rtol=1e-9)
             torch.testing.assert_close(again, folded)
+
+
+@pytest.mark.skipif(not HAS_MMYOLO, reason='mmyolo is not installed')
+def test_blocks_that_switch_themselves_are_folded():
+    import_mmyolo()
+    from mmyolo.models import layers
+
+    torch.manual_seed(0)
+    model = stirred(nn.Sequential(layers.RepVGGBlock(8, 8), nn.ReLU(), layers.RepVGGBlock(8, 16, stride=2)))
+    x = torch.rand(2, 8, 9, 7)
+    folded = reparameterize(model)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-4, atol=1e-5)
+    assert sum(isinstance(layer, nn.Conv2d) for layer in folded.modules()) == 2
+    assert sum(isinstance(layer, nn.Conv2d) for layer in model.modules()) == 4  # the model stays as it was

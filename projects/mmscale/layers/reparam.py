@@ -1,7 +1,8 @@
 """Structural re-parameterisation: the trained form of a block becomes the form for inference.
 
 A block takes part by having a method ``reparameterized() -> nn.Module``, which returns an equal module with fewer
-operations. :func:`reparameterize` asks every block of a model that has one.
+operations. :func:`reparameterize` asks every block of a model that has one; and blocks of OpenMMLab's packages, which
+change themselves by ``switch_to_deploy()`` (RepVGG's in MMYOLO's YOLOv6 and v7).
 """
 
 import copy
@@ -37,6 +38,9 @@ def reparameterize(model: nn.Module) -> nn.Module:
 def _folded(module: nn.Module) -> nn.Module:
     if callable(getattr(module, 'reparameterized', None)):
         return module.reparameterized().eval()
+    if callable(getattr(module, 'switch_to_deploy', None)):
+        module.switch_to_deploy()
+        return module.eval()
     for name, child in module.named_children():
         setattr(module, name, _folded(child))
     return module
