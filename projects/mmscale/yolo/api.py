@@ -10,6 +10,7 @@ import_mmyolo()
 
 from mmyolo.models import (  # noqa: E402
     YOLODetector,
+    YOLOv5Head,
     YOLOv5PAFPN,
     YOLOv6RepBiPAFPN,
     YOLOv6RepPAFPN,
@@ -28,6 +29,7 @@ __all__ = [
     'BaseBackbone',
     'BaseYOLONeck',
     'YOLODetector',
+    'YOLOv5Head',
     'YOLOv5PAFPN',
     'YOLOv6RepBiPAFPN',
     'YOLOv6RepPAFPN',
