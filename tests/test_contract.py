@@ -20,11 +20,14 @@ from torch import nn
 
 from mmscale.hmpe import Heatmaps
 from mmscale.registry import MODELS
+from mmscale.registry import __name__ as STAND_INS
 
 from .hsd_detr import small_detectors
+from .yolo import small as small_yolos
 
 WIDTHS = [8, 16, 32, 64]
 SIZES = [(24, 32), (12, 16), (6, 8), (3, 4)]  # strides 4 to 32 of an image of 96x128
+YOLO_WIDTHS = [16, 32, 64, 128]
 
 
 @dataclass
@@ -250,6 +253,53 @@ def size_aware(name, head, anchors):
     return Contract(head, [pyramid([32] * len(sizes), sizes)], outputs, build, part='bbox_head')
 
 
+def yolo(score_thr=0.05, **parts):
+    """A small YOLOv8 of MMYOLO's; ``parts`` take the place of its own."""
+    return MMDET_MODELS.build(small_yolos.detector(score_thr=score_thr, **parts))
+
+
+def yolo_part(name, cfg, inputs, outputs, no_gradient=r'(?!)', **parts):
+    """A part of a YOLO, in it; the widths at strides 4 to 32 are 16 to 128."""
+    return Contract(cfg, inputs, outputs, partial(yolo, **{name: cfg, **parts}), no_gradient, part=name)
+
+
+def yolo_backbone(type, widths=YOLO_WIDTHS[1:], neck=None, **options):
+    parts = dict(neck=neck) if neck else {}
+    cfg = small_yolos.backbone(f'mmscale.{type}', **options)
+    return yolo_part('backbone', cfg, [(3, 96, 128)], pyramid(widths), **parts)
+
+
+def yolo_neck(type, no_gradient=r'(?!)', widths=YOLO_WIDTHS[1:], outputs=YOLO_WIDTHS[1:], **parts):
+    """A neck from maps of some widths to others, 1/8 of which are the small ones."""
+    io = dict(in_channels=[8 * width for width in widths], out_channels=[8 * width for width in outputs])
+    blocks = dict(block_cfg=dict(type='mmyolo.RepVGGBlock')) if 'YOLOv6' in type else {}
+    cfg = small_yolos.neck(f'mmscale.{type}', **io, **blocks)
+    if outputs != YOLO_WIDTHS[1:]:
+        parts['bbox_head'] = small_yolos.head(module=small_yolos.head_module(in_channels=outputs))
+    return yolo_part('neck', cfg, [pyramid(widths, SIZES[-len(widths) :])], pyramid(outputs), no_gradient, **parts)
+
+
+def yolo_head(type, module, part='bbox_head', branches=1, **options):
+    """A head or its module: scores, distances and distributions of all levels, of one branch or of two.
+
+    With few objects some levels have no positive, and then nothing to learn about boxes.
+    """
+    sizes = SIZES[1:]
+    outputs = [(width, *size) for width in (3, 4) for size in sizes] + [(h * w, 4, 16) for h, w in sizes]
+    module = small_yolos.head_module(f'mmscale.{module}' if module else 'mmyolo.YOLOv8HeadModule')
+    head = small_yolos.head(type, module, **options)
+    cfg = module if part.endswith('head_module') else head
+    detector = partial(yolo, bbox_head=head)
+    return Contract(cfg, [pyramid(YOLO_WIDTHS[1:])], outputs * branches, detector, NO_POSITIVE, part=part)
+
+
+def csf_net(part, cfg, inputs, outputs):
+    """A part of a small CSF-Net, in it; quotas of other widths than the stages', that there is something to project."""
+    backbone = small_yolos.backbone('mmscale.CSFBackbone', fusion_blocks=(1, 1, 1, 1), quotas=[16, 16, 16])
+    detector = partial(yolo, backbone=backbone, neck=small_yolos.neck('mmscale.CSFPAFPN'))
+    return Contract(cfg, inputs, outputs, detector, part=part)
+
+
 def images_and_samples():
     """What a detector takes."""
     return torch.randn(2, 3, 96, 128, requires_grad=True), [sample(2), sample(1)]
@@ -261,6 +311,8 @@ KEY_BIAS = r'key\.\d\.bias$'
 BEFORE_OFFSETS = r'^(align\.\d\.difference|adapt\.\d\.upsample\.guide)\.'
 # An affine block scales and shifts all channels alike; the batch norm after the next convolution takes that out again.
 AFFINE = r'lab\.(scale|bias)$'
+# A YOLO's branch for boxes at a level where no object has a positive.
+NO_POSITIVE = r'reg_preds\.'
 
 MODEL_CONTRACTS = {
     'FINE': align('FINE', KEY_BIAS),
@@ -397,6 +449,48 @@ MODEL_CONTRACTS = {
         lambda score_thr=0.05: small_detectors.build(small_detectors.faster_rcnn(score_thr=score_thr)),
         part='roi_head',
     ),
+    'YOLOv10Backbone': yolo_backbone('YOLOv10Backbone'),
+    'YOLOv12Backbone': yolo_backbone(
+        'YOLOv12Backbone', [64, 64, 128], small_yolos.neck('mmscale.YOLOv12PAFPN', in_channels=[512, 512, 1024])
+    ),
+    'YOLOv10PAFPN': yolo_neck('YOLOv10PAFPN'),
+    'YOLOv12PAFPN': yolo_neck('YOLOv12PAFPN'),
+    'FINEYOLOv5PAFPN': yolo_neck('FINEYOLOv5PAFPN', KEY_BIAS),
+    'FINEYOLOv6RepPAFPN': yolo_neck('FINEYOLOv6RepPAFPN', KEY_BIAS, outputs=[16, 32, 64]),
+    'FINEYOLOv6RepBiPAFPN': yolo_neck(
+        'FINEYOLOv6RepBiPAFPN',
+        KEY_BIAS,
+        YOLO_WIDTHS,
+        [16, 32, 64],
+        backbone=small_yolos.backbone(out_indices=(1, 2, 3, 4)),
+    ),
+    'FINEYOLOv8PAFPN': yolo_neck('FINEYOLOv8PAFPN', KEY_BIAS),
+    'FINEYOLOv10PAFPN': yolo_neck('FINEYOLOv10PAFPN', KEY_BIAS),
+    'FINEYOLOv12PAFPN': yolo_neck('FINEYOLOv12PAFPN', KEY_BIAS),
+    'LightYOLOHeadModule': yolo_head('mmyolo.YOLOv8Head', 'LightYOLOHeadModule', 'bbox_head.head_module'),
+    'YOLOv10HeadModule': yolo_head('mmscale.YOLOv10Head', 'YOLOv10HeadModule', 'bbox_head.head_module', branches=2),
+    'YOLOv10Head': yolo_head('mmscale.YOLOv10Head', 'YOLOv10HeadModule', branches=2),
+    'SizeAwareYOLOv8Head': yolo_head('mmscale.SizeAwareYOLOv8Head', None, loss_bbox=small_yolos.RF_MPDIOU),
+    'CSFBackbone': yolo_backbone('CSFBackbone'),
+    'CSFPAFPN': yolo_neck('CSFPAFPN'),
+    'CSwitch': csf_net(
+        'backbone.switches.1',
+        dict(type='mmscale.CSwitch', in_channels=16, quotas=[8, 16, 24], kernel=3),
+        [(16, 12, 16)],
+        pyramid([8, 16, 24], [(12, 16)] * 3),
+    ),
+    'DFuse': csf_net(
+        'backbone.early_fuses.1',
+        dict(type='mmscale.DFuse', in_channels=[8, 32, 16]),
+        [[(8, 24, 32), (32, 6, 8), (16, 12, 16)]],
+        [(16, 12, 16)],
+    ),
+    'CReToNeXt': csf_net(
+        'neck.top_down_layers.1',
+        dict(type='mmscale.CReToNeXt', in_channels=16, out_channels=32),
+        [(16, 12, 16)],
+        [(32, 12, 16)],
+    ),
     'BatchResizeChoice': Contract(
         dict(type='mmscale.BatchResizeChoice', sizes=[[48, 64]]),
         images_and_samples,
@@ -416,8 +510,10 @@ def tensors(outs):
 
 
 def registered():
+    """All components; what stands in for those that need MMYOLO, where it is absent, is none."""
     MODELS.import_from_location()
-    return sorted(name for name, cls in MODELS.module_dict.items() if cls.__module__.startswith('mmscale.'))
+    own = {name: cls.__module__ for name, cls in MODELS.module_dict.items()}
+    return sorted(name for name, module in own.items() if module.startswith('mmscale.') and module != STAND_INS)
 
 
 @pytest.fixture(params=registered())

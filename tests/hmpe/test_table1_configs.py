@@ -60,7 +60,8 @@ def steps(node) -> list[dict]:
 
 
 def test_every_file_is_known_here():
-    assert sorted(path.stem for path in FOLDER.glob('*.py')) == sorted(f'{name}_nwpu-vhr10' for name in DETECTORS)
+    yolos = {path.stem for path in FOLDER.glob('yolov[5678]_*.py')}  # tests/yolo/test_configs.py
+    assert {path.stem for path in FOLDER.glob('*.py')} - yolos == {f'{name}_nwpu-vhr10' for name in DETECTORS}
 
 
 @pytest.mark.parametrize('layer', LAYERS)

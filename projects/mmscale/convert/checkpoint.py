@@ -88,12 +88,7 @@ def read_checkpoint(path: str | PathLike, form: str | None = None, ema: bool = T
         found = _read_pth(path, ema)
     elif not ema:
         raise UsageError(f"--no-ema: '{path}' has one set of weights only")
-    strange = [name for name, value in found.state.items() if not isinstance(value, Tensor)]
-    if strange or not found.state:
-        raise UsageError(
-            f"'{path}' holds no weights by name but {', '.join(map(repr, strange[:3])) or 'nothing'}; it should be a "
-            "checkpoint with 'state_dict', 'ema' or 'model', or a plain dict of tensors"
-        )
+    require_tensors(path, found.state)
     found.form = _find_form(path, found.state, form)
     if found.form == 'official' and any(name.startswith('decoder.enc_output.proj.') for name in found.state):
         found.form = 'official-v2'
@@ -102,22 +97,51 @@ def read_checkpoint(path: str | PathLike, form: str | None = None, ema: bool = T
     return found
 
 
+def require_tensors(path: Path, state: dict) -> None:
+    """Refuse a dict that does not hold tensors only, or nothing.
+
+    Args:
+        path (Path): Where it is from.
+        state (dict): What should be weights by name.
+    """
+    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strange or not state:
+        raise UsageError(
+            f"'{path}' holds no weights by name but {', '.join(map(repr, strange[:3])) or 'nothing'}; it should be a "
+            "checkpoint with 'state_dict', 'ema' or 'model', or a plain dict of tensors"
+        )
+
+
 def _read_folder(path: Path) -> Checkpoint:
     if not (path / WEIGHTS).is_file():
         raise UsageError(f"folder '{path}' has no {WEIGHTS}; it should be one that transformers' save_pretrained wrote")
     return _read_safetensors(path / WEIGHTS)
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of safetensors.
+
+    Args:
+        path (Path): A file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If safetensors is not installed.
+        UsageError: If the file is damaged.
+    """
     _require_safetensors(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint '{path}' does not exist")
     try:
-        found = Checkpoint('', load_file(path))
+        return load_file(path)
     except SafetensorError as error:
         raise UsageError(
             f"checkpoint '{path}' cannot be read, it is damaged or no safetensors file ({error})"
         ) from error
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    found = Checkpoint('', load_safetensors(path))
     config = path.with_name(CONFIG)
     if config.is_file():
         try:

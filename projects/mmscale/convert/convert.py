@@ -26,7 +26,7 @@ from .architecture import Architecture, count_decoder_layers, facts_of, read_arc
 from .checkpoint import Checkpoint, coco_classes
 from .names import COUNTER, names_in
 
-__all__ = ['build', 'convert']
+__all__ = ['build', 'build_without_weights', 'convert', 'refuse_misfit']
 
 # Buffers of the other formats that follow from the model and the size of the image.
 CONSTANT = re.compile(
@@ -92,13 +92,22 @@ def build(config: Config) -> RTDETR:
     Raises:
         UsageError: If it is no RT-DETR.
     """
-    with torch.device('meta'), DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdet'):
-        model = MODELS.build(config.model)
+    model = build_without_weights(config)
     if not isinstance(model, RTDETR):
         raise UsageError(
             f"config '{config.filename}' has a {type(model).__name__} as its model; it should be an RTDETR"
         )
     return model
+
+
+def build_without_weights(config: Config) -> nn.Module:
+    """Build a config's model on no device.
+
+    Args:
+        config (Config): With ``model``; its ``default_scope`` defaults to 'mmdet'.
+    """
+    with torch.device('meta'), DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdet'):
+        return MODELS.build(config.model)
 
 
 def _shape(source: Checkpoint, layers: int, name: str) -> tuple[int, ...] | None:
@@ -173,7 +182,24 @@ def _check_fit(source: Checkpoint, shapes: dict[str, tuple], names: dict[str, li
     given = {name: tuple(value.shape) for name, value in source.state.items()}
     if source.form != 'mmscale':
         given = {name: shape for name, shape in given.items() if not CONSTANT.fullmatch(name)}
-    missing = [name for name in wanted if name not in given and not name.endswith(COUNTER)]
+    refuse_misfit(source.form, given, wanted, optional=COUNTER)
+
+
+def refuse_misfit(
+    form: str, given: dict[str, tuple], wanted: dict[str, tuple], optional: str | tuple[str, ...] = ()
+) -> None:
+    """Refuse weights that are not exactly those that are wanted; one message lists all of it.
+
+    Args:
+        form (str): What the given weights are of, for the message.
+        given (dict[str, tuple]): Shapes by name.
+        wanted (dict[str, tuple]): Likewise.
+        optional (str | tuple[str]): Ends of the names of weights that may be absent. Defaults to ().
+
+    Raises:
+        UsageError: If weights are missing, of another shape, or of no use.
+    """
+    missing = [name for name in wanted if name not in given and not name.endswith(optional)]
     unused = [name for name in given if name not in wanted]
     reshaped = [
         f'{name} {given[name]} instead of {shape},' for name, shape in wanted.items() if given.get(name, shape) != shape
@@ -186,9 +212,7 @@ def _check_fit(source: Checkpoint, shapes: dict[str, tuple], names: dict[str, li
             for count, (what, part) in zip(counts, found, strict=True)
             if count
         ]
-        raise UsageError(
-            f'the checkpoint ({source.form}) does not fit the model, so nothing was written: {"; ".join(listed)}'
-        )
+        raise UsageError(f'the checkpoint ({form}) does not fit the model, so nothing was written: {"; ".join(listed)}')
 
 
 def _to_theirs(found: Checkpoint, architecture: Architecture) -> Checkpoint:

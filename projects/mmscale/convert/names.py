@@ -17,7 +17,7 @@ from itertools import product
 
 from mmscale.rtdetr import HGNetV2, ResNetVd
 
-__all__ = ['COUNTER', 'FORMATS', 'names_in']
+__all__ = ['COUNTER', 'FORMATS', 'module_pattern', 'module_replacement', 'names_in']
 
 FORMATS = ('official', 'official-v2', 'hf')
 COUNTER = 'num_batches_tracked'  # of batch norm; frozen norms of the other formats have none
@@ -91,7 +91,7 @@ def _patterns(decoder_layers: int) -> list[tuple[re.Pattern, tuple[str, str, str
     rows = []
 
     def row(ours: str, official: str, hf: str, official_v2: str | None = None) -> None:
-        rows.append((_pattern(ours), tuple(map(_replacement, (official, official_v2 or official, hf)))))
+        rows.append((module_pattern(ours), tuple(map(module_replacement, (official, official_v2 or official, hf)))))
 
     def conv_norm(ours: str, official: str) -> None:
         for own, other in (('conv', 'conv'), ('bn', 'norm')):
@@ -155,14 +155,15 @@ def _hf_backbone_patterns() -> list[tuple[re.Pattern, str]]:
         (stem | blocks | {'stages.#.downsample': 'encoder.stages.#.downsample'}).items(), parts.items()
     ):
         rows.append((f'{own}.{own_part}', f'{other}.{other_part}'))
-    return [(_pattern(own), _replacement(other)) for own, other in rows]
+    return [(module_pattern(own), module_replacement(other)) for own, other in rows]
 
 
-def _pattern(module: str) -> re.Pattern:
+def module_pattern(module: str) -> re.Pattern:
+    """A pattern for a module's name in which ``#`` is a number."""
     return re.compile(re.escape(module).replace(r'\#', r'(\d+)'))
 
 
-def _replacement(module: str) -> str:
+def module_replacement(module: str) -> str:
     """A module's name in which the n-th number stands for the n-th of the pattern."""
     parts = module.split('#')
     return parts[0] + ''.join(rf'\g<{i}>{part}' for i, part in enumerate(parts[1:], start=1))
