@@ -1,38 +1,19 @@
-# CSF-Net on Micro RGB UAV by the paper's recipe (section 4.1): 640x640, batch 32, AdamW, cosine, 80 epochs with 3 of
-# warm-up, mosaic and MixUp but for the last 15. Ours, since the paper gives no number: the learning rate 0.001, weight
-# decay 0.05 and MixUp's 0.1. Copy-paste, which the paper names, pastes objects by their masks; the data set has none,
-# so that it would pass every image on. The paper starts from YOLOv8-n's COCO weights: docs/csf_net.md says how.
+# CSF-Net on Micro RGB UAV by the paper's recipe: 640x640, 32 images a step. The paper starts from YOLOv8-n's COCO
+# weights: docs/csf_net.md says how.
 _base_ = [
     '../_base_/models/csf-net_n.py',
     '../_base_/datasets/micro_uav.py',
-    '../_base_/schedules/schedule_yolo_500e.py',
+    '../_base_/schedules/schedule_csf_80e.py',
 ]
 
 num_classes = {{_base_.num_classes}}
 model = dict(
     bbox_head=dict(head_module=dict(num_classes=num_classes)), train_cfg=dict(assigner=dict(num_classes=num_classes)))
 
-train_pipeline = [
-    *_base_.yolo_load,
-    *_base_.yolo_mosaic,
-    dict(type='mmyolo.YOLOv5MixUp', prob=0.1, pre_transform=[*_base_.yolo_load, *_base_.yolo_mosaic]),
-    *_base_.yolo_last,
-]
 train_dataloader = dict(
     batch_size=32,
     num_workers=8,
     batch_sampler=None,
-    dataset=dict(filter_cfg=dict(filter_empty_gt=False), pipeline=train_pipeline))
+    dataset=dict(filter_cfg=dict(filter_empty_gt=False), pipeline={{_base_.csf_train_pipeline}}))
 val_dataloader = dict(dataset=dict(pipeline={{_base_.yolo_test_pipeline}}))
 test_dataloader = val_dataloader
-
-max_epochs = 80
-last_epochs = 15
-train_cfg = dict(max_epochs=max_epochs, val_interval=5, dynamic_intervals=[(max_epochs - last_epochs, 1)])
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.001, weight_decay=0.05))
-default_hooks = dict(
-    param_scheduler=dict(
-        scheduler_type='cosine', max_epochs=max_epochs, warmup_epochs=3, warmup_mim_iter=1, warmup_bias_lr=0.0),
-    checkpoint=dict(interval=5))
-custom_hooks = _base_.custom_hooks
-custom_hooks[-1]['switch_epoch'] = max_epochs - last_epochs

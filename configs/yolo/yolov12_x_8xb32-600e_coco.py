@@ -19,23 +19,10 @@ model = dict(
         widen_factor=widen_factor),
     bbox_head=dict(head_module=dict(in_channels=[256, 512, 512], widen_factor=widen_factor)))
 
-# augmentation
-affine_scale = 0.9
-copy_paste = 0.6
-mixup = 0.2
-
-load = _base_.load
-mosaic, paste, affine = _base_.mixed
-paste['prob'] = copy_paste
-affine['scaling_ratio_range'] = (1 - affine_scale, 1 + affine_scale)
-mixed = [mosaic, paste, affine]
-train_pipeline = [
-    *load,
-    *mixed,
-    dict(type='mmyolo.YOLOv5MixUp', prob=mixup, pre_transform=[*load, *mixed]),
-    dict(type='mmyolo.RemoveDataElement', keys=['gt_masks']),
-    *_base_.yolo_last,
-]
+train_pipeline = _base_.train_pipeline
+mixup_step = train_pipeline[5]
+mixup_step['prob'] = 0.2
+for paste in (train_pipeline[3], mixup_step['pre_transform'][3]):
+    paste['prob'] = 0.6
+del paste
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-custom_hooks = _base_.custom_hooks
-custom_hooks[-1]['switch_pipeline'][-4]['scaling_ratio_range'] = (1 - affine_scale, 1 + affine_scale)
