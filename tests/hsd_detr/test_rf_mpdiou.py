@@ -373,7 +373,7 @@ def test_reductions_that_do_not_exist_are_refused():
         (dict(target=torch.zeros(2, 4)), r'pred \(3, 4\) and target \(2, 4\) should both be \(N, 4\)'),
         (dict(pred=torch.zeros(3, 5), target=torch.zeros(3, 5)), r'pred \(3, 5\) and target \(3, 5\)'),
         (dict(weight=torch.ones(2)), r'weight \(2,\) should be \(3,\) or \(3, 4\)'),
-        (dict(weight=torch.ones(3, 1)), r'weight \(3, 1\) should be'),
+        (dict(weight=torch.ones(3, 2)), r'weight \(3, 2\) should be'),
         (dict(image_sizes=torch.ones(2, 2)), r'image_sizes \(2, 2\) should be \(2,\) or \(3, 2\)'),
         (dict(image_sizes=(80, 60, 80, 60)), r'image_sizes \(4,\) should be'),
     ],
@@ -382,6 +382,13 @@ def test_shapes_that_do_not_fit_are_refused(changes, sentence):
     pred, target, _ = rows()
     with pytest.raises(ValueError, match=sentence):
         RFMPDIoULoss()(**{**dict(pred=pred, target=target, image_sizes=SIZE), **changes})
+
+
+def test_a_column_of_weights_is_one_weight_a_row():
+    pred, target, _ = rows()
+    weight = torch.tensor([0.5, 0.0, 2.0])
+    losses = [RFMPDIoULoss()(pred, target, x, image_sizes=SIZE) for x in (weight, weight[:, None])]
+    assert torch.equal(*losses)
 
 
 def test_the_function_says_that_it_needs_sizes():

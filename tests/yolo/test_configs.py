@@ -225,6 +225,9 @@ def train_and_test_once(name, folder, monkeypatch):
     loader, evaluator = build_loader(cfg.test_dataloader), Evaluator(cfg.test_evaluator)
     evaluator.dataset_meta = loader.dataset.metainfo
     for batch in loader:
+        for sample in batch['data_samples']:  # in the image's own pixels
+            for box in sample.gt_instances.bboxes.tensor:
+                torch.testing.assert_close(box, torch.tensor([5.0, 5, 25, 25]))
         evaluator.process(model.test_step(batch), batch)
     assert {'coco/AP', 'coco/AP50'} <= set(evaluator.evaluate(len(loader.dataset)))
 

@@ -1,4 +1,4 @@
-"""MMYOLO on the pinned stack: its import, and its own configs by MMEngine's runner; and what is said without it."""
+"""MMYOLO on the pinned stack: its import, and its own configs by MMEngine's runner; and what a command says without."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from mmscale.analysis.model import load_config
 from mmscale.datasets.generate import CLASSES, generate
-from mmscale.registry import HAS_MMYOLO, MODELS, WITH_MMYOLO
+from mmscale.registry import HAS_MMYOLO
 from mmscale.reproduce.dataset import resize_images
 
 from ..trainings import own_process_state
@@ -39,9 +39,9 @@ def data(tmp_path_factory):
     return root
 
 
-def python(code, timeout=300):
+def python(code, *words):
     return subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=timeout
+        [sys.executable, '-W', 'ignore', '-c', code, *words], capture_output=True, text=True, timeout=300
     )
 
 
@@ -83,18 +83,7 @@ print(sys.modules['mmyolo'].__version__)
 ABSENT = """
 import sys
 sys.modules['mmyolo'] = None
-import mmscale
 from mmscale.engine.train import main
-from mmscale.registry import HAS_MMYOLO, MODELS, WITH_MMYOLO
-assert not HAS_MMYOLO
-MODELS.build(dict(type='mmscale.CSwitch', in_channels=8, quotas=[8, 8]))
-for name in (name for names in WITH_MMYOLO.values() for name in names):
-    try:
-        MODELS.build(dict(type=f'mmscale.{name}'))
-    except Exception as error:
-        assert isinstance(error, ImportError) and 'mmyolo, which the YOLOs and CSF-Net stand on, is not' in str(error)
-    else:
-        raise SystemExit(f'{name} is built')
 main(sys.argv[1:])
 """
 
@@ -107,24 +96,13 @@ def test_mmyolo_is_imported_past_its_check_of_mmcvs_number(code):
     assert done.stdout.split()[-1] == import_module('mmyolo').__version__
 
 
-def test_without_mmyolo_its_absence_is_said(repo, tmp_path):
-    """By the components that need it, and by a command whose config does."""
+def test_without_mmyolo_a_command_says_so(repo, tmp_path):
+    """Whose config names MMYOLO's detector. The components themselves: test_without_mmyolo.py."""
     words = [str(repo / 'configs' / 'yolo' / 'yolov8_n_8e_bccd.py'), '--work-dir', str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', ABSENT, *words], capture_output=True, text=True, timeout=300
-    )
+    done = python(ABSENT, *words)
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()[-1:]
+    line = done.stderr.strip().splitlines()[-1]
     assert line.startswith('error: mmyolo, which ') and 'is not installed' in line and 'pip install' in line
-
-
-@needs_mmyolo
-def test_what_needs_mmyolo_is_listed_in_full():
-    """A stand-in takes the place of each where it is absent."""
-    for module, names in WITH_MMYOLO.items():
-        import_module(module)
-        registered = {name for name, cls in MODELS.module_dict.items() if cls.__module__ == module}
-        assert registered == set(names), module
 
 
 # MMYOLO's own configs -------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def read(kind) -> Config:
 
 
 def switch_of(cfg):
-    (switch,) = (hook for hook in cfg.custom_hooks if hook.type == 'mmdet.PipelineSwitchHook')
+    (switch,) = (hook for hook in cfg.custom_hooks if hook.type.endswith('PipelineSwitchHook'))
     return switch
 
 

@@ -155,8 +155,8 @@ class RFMPDIoULoss(nn.Module):
         Args:
             pred (Tensor): ``(N, 4)``.
             target (Tensor): ``(N, 4)``.
-            weight (Tensor, optional): ``(N,)``, or ``(N, 4)``, of which the mean counts. A row that weighs nothing
-                adds exactly nothing, whatever its boxes are.
+            weight (Tensor, optional): ``(N,)``, ``(N, 1)``, or ``(N, 4)``, of which the mean counts. A row that weighs
+                nothing adds exactly nothing, whatever its boxes are.
             avg_factor (float or Tensor, optional): What a mean divides by.
             reduction_override (str, optional): Takes the place of ``reduction``.
             image_sizes (Tensor or Sequence, optional): As :func:`rf_mpdiou_loss`'s. Defaults to what the head tells.
@@ -182,8 +182,8 @@ class RFMPDIoULoss(nn.Module):
 
 
 def _row_weights(weight: Tensor, pred: Tensor) -> Tensor:
-    """``(N,)`` of ``(N,)`` or ``(N, 4)``."""
-    if weight.shape == pred.shape:
+    """``(N,)`` of ``(N,)``, ``(N, 1)`` (MMYOLO's heads) or ``(N, 4)``."""
+    if weight.shape in (pred.shape, (len(pred), 1)):
         return weight.mean(dim=1)
     if weight.shape != pred.shape[:1]:
         raise ValueError(f'weight {tuple(weight.shape)} should be ({len(pred)},) or ({len(pred)}, 4), as pred says')
