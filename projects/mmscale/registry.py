@@ -70,18 +70,27 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 
 
+def _require_mmyolo(*args, **kwargs) -> None:
+    from .compat import import_mmyolo
+
+    import_mmyolo()  # raises where it is absent
+
+
 def _stand_in(name: str) -> type:
     """What takes a component's name where MMYOLO is absent, and says so when it is built."""
+    return type(name, (), {'__init__': _require_mmyolo, '__doc__': f'{name} needs MMYOLO, which is not installed.'})
 
-    def __init__(self, *args, **kwargs) -> None:
-        from .compat import import_mmyolo
 
-        import_mmyolo()  # raises
+class _Absent(Registry):
+    """What takes the place of MMYOLO's registries, for configs that name its parts."""
 
-    return type(name, (), {'__init__': __init__, '__doc__': f'{name} needs MMYOLO, which is not installed.'})
+    get = _require_mmyolo
 
 
 if not HAS_MMYOLO:
     for _names in WITH_MMYOLO.values():
         for _name in _names:
             MODELS.register_module(name=_name, module=_stand_in(_name))
+    for _root in (MMENGINE_MODELS, MMENGINE_DATASETS, MMENGINE_TRANSFORMS, MMENGINE_HOOKS):
+        if 'mmyolo' not in _root.children:
+            _Absent(_root.name, parent=_root, scope='mmyolo')

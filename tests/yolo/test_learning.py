@@ -91,5 +91,7 @@ def test_four_images_by_heart(name, bccd_root):
         optimizer.step()
         history.append({name: loss.item() for name, loss in losses.items()})
     for loss, first in history[0].items():
-        assert history[-1][loss] < (0.6 if loss.endswith('dfl') else 0.3) * first, loss
-    assert ap50(model, test) > 0.2
+        assert history[-1][loss] < dict(cls=0.15, bbox=0.25, dfl=0.5)[loss.rpartition('_')[2]] * first, loss
+    assert ap50(model, test) > 0.25
+    others = [*test['inputs'][1:], test['inputs'][0]]
+    assert ap50(model, dict(test, inputs=others)) < 0.1, 'it looks at the image; blindly 0.18 is reached'

@@ -92,7 +92,7 @@ custom_hooks = [
         strict_load=False,
         priority=49),
     dict(
-        type='mmdet.PipelineSwitchHook',
+        type='mmscale.PipelineSwitchHook',
         switch_epoch=max_epochs - 10,
         switch_pipeline=yolo_train_pipeline_stage2)
 ]

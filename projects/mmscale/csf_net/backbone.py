@@ -39,6 +39,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmscale.layers import init_as_torch
 from mmscale.registry import MODELS
 from mmscale.yolo.api import YOLOv8CSPDarknet, make_divisible
 from mmscale.yolo.blocks import ACT, NORM, conv
@@ -169,6 +170,13 @@ class CSFBackbone(BaseModule):
             build_fuse([quota] * STAGES + [width]) for quota, width in zip(quotas, widths, strict=True) if switch
         )
         self.late_fuses = nn.ModuleList(build_fuse([width, width]) for width in widths)
+
+    def init_weights(self) -> None:
+        """The backbones' start, and PyTorch's own of what joins them."""
+        super().init_weights()
+        for part in (self.switches, self.early_fuses, self.late_fuses):
+            if self.init_cfg is None:
+                init_as_torch(part)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Maps of the strides 8, 16 and 32.

@@ -15,4 +15,25 @@ class MixedImages:
         """The image of index ``idx`` through the pipeline; None where the pipeline drops it."""
         if self.test_mode:
             return super().prepare_data(idx)
-        return self.pipeline({**self.get_data_info(idx), 'dataset': self})
+        return self.pipeline({**self.get_data_info(idx), 'dataset': _Itself(self)})
+
+
+class _Itself:
+    """The data set, which no copy of a data info copies: MMDetection's MultiImageMixDataset and caches copy theirs."""
+
+    def __init__(self, dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'dataset' or name.startswith('__'):  # before there is one, as in unpickling
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __deepcopy__(self, memo: dict) -> '_Itself':
+        return self
+
+    def __copy__(self) -> '_Itself':
+        return self

@@ -50,6 +50,8 @@ __all__ = [
 ]
 
 PROBE = 2  # positions along a side of the coarsest map that the widths are found with
+# How the families scale their inputs' widths: up to multiples of eight, cut (YOLOv6), or before they say them (YOLOX).
+SCALES = (make_divisible, lambda width, factor: int(width * factor), lambda width, factor: width)
 
 
 class FINEYOLOMixin:
@@ -118,9 +120,9 @@ class FINEYOLOMixin:
 
     def _fuse_all(self, inputs: Sequence[Tensor], align) -> tuple[Tensor, ...]:
         levels = len(self.in_channels)
-        below = len(inputs) - levels  # YOLOv6 3.0 fuses one more map, the finest, without an output of its own
-        if below != int(isinstance(self, YOLOv6RepBiPAFPN)):
-            raise ValueError(f'{type(self).__name__} got {len(inputs)} maps, but was built for {len(inputs) - below}')
+        below = int(isinstance(self, YOLOv6RepBiPAFPN))  # one more map, the finest, without an output of its own
+        if len(inputs) != levels + below:
+            raise ValueError(f'{type(self).__name__} got {len(inputs)} maps, but was built for {levels + below}')
         maps = [reduce(x) for reduce, x in zip(self.reduce_layers, inputs[below:], strict=True)]
         unfused = [*inputs[:below], *maps]  # BiFusion takes the level below as it came
         for step, level in enumerate(reversed(self.fusions)):
@@ -153,14 +155,20 @@ class FINEYOLOMixin:
         if isinstance(self, YOLOv6RepBiPAFPN):
             channels.insert(0, self.extra_in_channel)
         sides = [PROBE * 2**place for place in reversed(range(len(channels)))]
-        maps = [
-            torch.zeros(1, make_divisible(width, self.widen_factor), side, side)
-            for width, side in zip(channels, sides, strict=True)
-        ]
         training = self.training
-        with torch.no_grad():
-            self.eval()
-            self._fuse_all(maps, note)
+        self.eval()
+        for scale in SCALES:
+            maps = [
+                torch.zeros(1, scale(width, self.widen_factor), side, side)
+                for width, side in zip(channels, sides, strict=True)
+            ]
+            try:
+                with torch.no_grad():
+                    self._fuse_all(maps, note)
+                break
+            except RuntimeError:  # of other widths
+                if scale is SCALES[-1]:
+                    raise
         self.train(training)
         return low_widths, high_widths
 
@@ -178,7 +186,12 @@ class FINEYOLOMixin:
         super().init_weights()
         for layer in self.fine_project.values():
             layer.reset_parameters()
-        self.fine.init_weights()
+        for module in self.fine.values():
+            if not getattr(module, 'is_init', True):
+                module.init_weights()
+            for part in module.children():
+                if hasattr(part, 'reset_parameters'):
+                    part.reset_parameters()
 
 
 @MODELS.register_module()

@@ -35,8 +35,9 @@ class _YOLOBackbone(BaseBackbone):
         act_cfg: dict | None = None,
         **kwargs,
     ) -> None:
+        widths = [*self.WIDTHS, last_stage_out_channels]
         super().__init__(
-            [*self.WIDTHS, last_stage_out_channels][1:],
+            [[*pair] for pair in zip(widths, widths[1:], strict=False)],  # MMYOLO's plugins read the second
             deepen_factor=deepen_factor,
             widen_factor=widen_factor,
             norm_cfg=norm_cfg or NORM,
@@ -59,8 +60,8 @@ class _YOLOBackbone(BaseBackbone):
 
     def stage_widths(self, stage: int) -> tuple[int, int]:
         """Channels that come into stage 0 to 3, and that leave it."""
-        widths = [self.WIDTHS[0], *self.arch_setting]
-        return self.width(widths[stage]), self.width(widths[stage + 1])
+        before, after = self.arch_setting[stage]
+        return self.width(before), self.width(after)
 
     def build_stem_layer(self) -> nn.Module:
         """The stem, stride 2."""
@@ -112,8 +113,8 @@ class YOLOv10Backbone(_YOLOBackbone):
         self.large_kernel = large_kernel
         super().__init__(*args, **kwargs)
 
-    def build_stage_layer(self, stage_idx: int, setting: int) -> list[nn.Module]:
-        """One stage's layers; ``setting`` is its width before ``widen_factor``."""
+    def build_stage_layer(self, stage_idx: int, setting: list[int]) -> list[nn.Module]:
+        """One stage's layers; ``setting`` has the widths before and behind it, without ``widen_factor``."""
         in_channels, out_channels = self.stage_widths(stage_idx)
         cfg, depth = self.layer_cfg, self.depth(self.BLOCKS[stage_idx])
         if stage_idx < 2:
@@ -185,11 +186,11 @@ class YOLOv12Backbone(_YOLOBackbone):
         self.stride_groups = tuple(stride_groups)
         super().__init__(*args, **kwargs)
 
-    def build_stage_layer(self, stage_idx: int, setting: int) -> list[nn.Module]:
-        """One stage's layers; ``setting`` is its width before ``widen_factor``."""
+    def build_stage_layer(self, stage_idx: int, setting: list[int]) -> list[nn.Module]:
+        """One stage's layers; ``setting`` has the widths before and behind it, without ``widen_factor``."""
         in_channels, out_channels = self.stage_widths(stage_idx)
         cfg, depth = self.layer_cfg, self.depth(self.BLOCKS[stage_idx])
-        width = self.width(self.STRIDE_WIDTHS[stage_idx] or setting)
+        width = self.width(self.STRIDE_WIDTHS[stage_idx] or setting[1])
         groups = (*self.stride_groups, 1, 1)[stage_idx]
         layers = [conv(in_channels, width, 3, stride=2, groups=groups, **cfg)]
         if stage_idx < 2:

@@ -57,7 +57,7 @@ class YOLOOptimWrapperConstructor:
         model = model.module if is_model_wrapper(model) else model
         options = dict(self.optimizer_cfg)
         decay = options.pop('weight_decay', 0.0) * self._decay_scale(options.pop('batch_size_per_gpu', None))
-        groups = [dict(params=[], weight_decay=decay), dict(params=[]), dict(params=[])]
+        groups = [dict(params=[], weight_decay=decay), *(dict(params=[], weight_decay=0.0) for _ in range(2))]
         seen = set()
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
