@@ -90,7 +90,11 @@ def test_a_part_of_a_joined_data_set_carries_itself(root):
                  for kind in (CocoDataset, VOCDataset))  # fmt: skip
     with DefaultScope.overwrite_default_scope('mmdet'):
         joined = DATASETS.build(
-            dict(type='RepeatDataset', times=2, dataset=dict(type='mmdet.ConcatDataset', datasets=[coco, voc]))
+            dict(
+                type='RepeatDataset',
+                times=2,
+                dataset=dict(type='mmdet.ConcatDataset', datasets=[coco, voc], ignore_keys='dataset_type'),
+            )
         )
     assert len(joined) == 4 * (IMAGES + 1)
     files = [joined[place]['dataset'].ann_file.rpartition('.')[2] for place in (0, IMAGES + 1, 2 * IMAGES + 2)]
