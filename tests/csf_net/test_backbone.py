@@ -187,6 +187,13 @@ def test_other_quotas_are_projected_where_they_differ():
     assert kinds == [[nn.Identity] * 3, [nn.Conv2d] * 3, [nn.Conv2d] * 3]
 
 
+@pytest.mark.parametrize('fusion, kind', [('dfuse', 'DFuse'), ('concat', 'ConcatFuse')])
+def test_what_joins_the_maps(fusion, kind):
+    module = backbone(fusion=fusion)
+    fuses = [*module.early_fuses, *module.late_fuses]
+    assert len(fuses) == 6 and {type(fuse).__name__ for fuse in fuses} == {kind}
+
+
 def test_blocks_of_the_fusion_backbone_are_its_own():
     module = backbone(fusion_blocks=(1, 2, 3, 4), deepen_factor=1.0)
     deep, shallow = (
@@ -291,6 +298,7 @@ def test_options_of_the_shallow_backbone_reach_it_alone():
         (dict(fusion_blocks=(1, 2, 3)), 'fusion_blocks=(1, 2, 3) of CSFBackbone should be four positive numbers'),
         (dict(fusion_blocks=(1, 2, 3, 0)), 'fusion_blocks=(1, 2, 3, 0) of CSFBackbone should be four positive numbers'),
         (dict(quotas=[8, 8]), 'quotas=[8, 8] of CSFBackbone should be three: for the strides 8, 16 and 32'),
+        (dict(quotas=[]), 'quotas=[] of CSFBackbone should be three: for the strides 8, 16 and 32'),
         (dict(quotas=[8, 8, 0]), 'quotas=[8, 8, 0] of CSwitch should be a list of positive whole numbers'),
         (dict(switch_kernel=2), 'kernel=2 of CSwitch should be an odd number from 1'),
         (dict(fusion='sum'), "fusion='sum' of CSFBackbone should be 'dfuse' or 'concat'"),
