@@ -143,10 +143,12 @@ def _costs(table: Table, results: dict[str, Any]) -> list[Cost]:
 
 def _figures(table: Table, row: Row, result: dict[str, Any]) -> dict[str, float]:
     """Cost in the table's units; of ``row``'s kinds of operators alone, where it names some."""
-    kinds = result['by_kind']
-    if unknown := [kind for kind in row.count_only if kind not in kinds]:
-        raise ValueError(f"count_only names '{unknown[0]}', but the network's operators are {', '.join(kinds)}")
-    macs = sum(kinds[kind]['macs'] for kind in row.count_only) if row.count_only else result['macs']
+    macs = result['macs']
+    if row.count_only:
+        kinds = result['by_kind']
+        if unknown := [kind for kind in row.count_only if kind not in kinds]:
+            raise ValueError(f"count_only names '{unknown[0]}', but the network's operators are {', '.join(kinds)}")
+        macs = sum(kinds[kind]['macs'] for kind in row.count_only)
     return dict(params=result['params'] / 1e6, flops=table.counting.scaled(macs) / 1e9)
 
 
