@@ -81,6 +81,9 @@ def row_config(table: Table, row: Row, settings: Settings | None = None) -> Conf
             raise SpecError(f"{table.file}: table '{table.key}', 'evaluators': {error}") from error
     if settings.batch_size is not None:
         cfg.train_dataloader.batch_size = settings.batch_size
+        optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+        if 'batch_size_per_gpu' in optimizer:  # the YOLOs' weight decay follows it
+            optimizer.batch_size_per_gpu = settings.batch_size
     if settings.amp:
         if (kind := cfg.optim_wrapper.get('type', 'OptimWrapper')) not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise ValueError(f"{where}: --amp needs optim_wrapper.type 'OptimWrapper', but the config has '{kind}'")

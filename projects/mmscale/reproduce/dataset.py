@@ -87,7 +87,7 @@ def resize_images(cfg: Config, scale: tuple[int, int]) -> None:
                 found += 1
             elif kind.startswith('Mosaic'):
                 transform.img_scale = tuple(scale)
-            elif kind.endswith('RandomAffine') and transform.get('border'):  # what it cuts off a mosaic
+            elif kind.endswith('RandomAffine') and any(transform.get('border') or ()):  # what it cuts off a mosaic
                 transform.border = (-scale[0] // 2, -scale[1] // 2)
     if not found:
         raise ValueError('no transform of the pipelines has a scale to set')
