@@ -11,7 +11,8 @@ Paper: "Context-Guided Semantic Alignment for Feature Fusion Networks", eqs. 3 a
     P3 ----------------------- FINE(., 1x1(F4)), k = 2 ---+- concat, block --> F3 ----------> 8
 
 The low level stays as it is; the high one, as the neck upsamples it, passes a 1x1 convolution where its width differs
-(eq. 10: YOLOv8, v10, v12; YOLOv5's and v6's necks have equal widths there already). The bottom-up path is the neck's.
+(eq. 10: YOLOv6 3.0, v8, v10, v12; the necks of YOLOv5 and of earlier v6 have equal widths there already). The bottom-up
+path is the neck's.
 
 One mixin serves all of MMYOLO's necks that stand on its ``BaseYOLONeck``; a family of your own is two lines::
 

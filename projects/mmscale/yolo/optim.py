@@ -1,8 +1,8 @@
 """The YOLOs' optimizer groups: weights that decay, norms that do not, biases that warm up on their own.
 
 MMYOLO's ``YOLOv5OptimizerConstructor`` looks for parameters called ``weight`` and ``bias`` and leaves all others out:
-the projections of PyTorch's attention in FINE and the gamma of YOLOv12's R-ELAN would never be trained. This one leaves
-none out. It needs no MMYOLO.
+the gamma of YOLOv12's R-ELAN, and the projections of PyTorch's attention in a part of yours, would never be trained.
+This one leaves none out. It needs no MMYOLO.
 """
 
 from mmengine.dist import get_world_size
