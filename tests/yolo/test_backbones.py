@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmscale.registry import HAS_MMYOLO
-from mmscale.yolo.blocks import A2C2f, AreaAttentionBlock, C2f, C2fCIB, C3k2, LargeKernelConv
+from mmscale.yolo.blocks import A2C2f, AreaAttention, AreaAttentionBlock, C2f, C2fCIB, C3k2, LargeKernelConv
 
 from . import literal
 from .scales import BINS, YOLOV10, YOLOV12, yolov10, yolov12
@@ -99,6 +99,14 @@ def test_yolov12s_layers(scale):
     assert [stage[1].gamma is not None for stage in stages[2:]] == [scale in 'lx'] * 2
     early = {type(block).__name__ for stage in stages[:2] for block in stage[1].blocks}
     assert early == ({'C3k'} if scale in 'mlx' else {'Bottleneck'})
+
+
+def test_yolov12s_first_release():
+    """No groups in the early convolutions, and a 7x7 kernel on the values."""
+    module = backbone(**BACKBONES['v12, first release'])
+    assert [stage[0].conv.groups for stage in (module.stage1, module.stage2)] == [1, 1]
+    kernels = {part.position.conv.kernel_size for part in module.modules() if isinstance(part, AreaAttention)}
+    assert kernels == {(7, 7)}
 
 
 def test_yolov12s_widths():
