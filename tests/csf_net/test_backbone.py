@@ -270,6 +270,17 @@ def test_the_fusions_start_as_pytorchs(row):
             assert 0.7 * bound < layer.weight.abs().max() <= bound * 1.0001, name
 
 
+@pytest.mark.parametrize('fusion', ['dfuse', 'concat'])
+def test_a_start_of_the_users_stands_where_the_backbones_meet(fusion):
+    """Of the backbones' own layers MMYOLO draws what they start from, unless ``shallow`` says otherwise."""
+    start = dict(type='Constant', layer='Conv2d', val=0.5)
+    module = backbone(fusion=fusion, quotas=[16, 8, 24], init_cfg=start)
+    module.init_weights()
+    joints = nn.ModuleList([module.switches, module.early_fuses, module.late_fuses])
+    layers = [layer for layer in joints.modules() if isinstance(layer, nn.Conv2d)]
+    assert layers and all((layer.weight == 0.5).all() for layer in layers)
+
+
 def test_the_shallow_backbone_starts_from_a_file(tmp_path):
     """As the paper's from YOLOv8-n's weights."""
     plain = build('mmyolo.YOLOv8CSPDarknet', widen_factor=1 / 16, deepen_factor=0.33)

@@ -98,6 +98,13 @@ def test_the_same_seed_gives_the_same_neck(family):
     assert counts and not any(counts)
 
 
+def test_finding_the_widths_draws_nothing(family):
+    plain(family)
+    following = torch.rand(3)
+    ours(family, fine_levels=[])
+    assert torch.equal(torch.rand(3), following)
+
+
 def test_it_is_built_in_training_mode(family):
     module = ours(family)
     assert all(part.training for part in module.modules())
@@ -346,6 +353,29 @@ def test_fines_own_start_survives_the_necks(family, init_cfg, warned):
     if init_cfg:
         last = [layer for layer in module.bottom_up_layers.modules() if isinstance(layer, nn.Conv2d)]
         assert last and all((layer.weight == 0.5).all() for layer in last)
+
+
+def test_a_second_start_is_like_the_first(family):
+    """Whatever the neck did to FINE's layers meanwhile."""
+    module = ours(family, fine=dict(down='dwconv'))
+    module.init_weights()
+    for part in (module.fine, module.fine_project):
+        for parameter in part.parameters():
+            nn.init.constant_(parameter, 7)
+    module.init_weights()
+    assert_starts_as_documented(module)
+
+
+@pytest.mark.parametrize('init_cfg', [None, dict(type='Constant', layer='Conv2d', val=0.25)])
+def test_a_start_of_the_users_stands_in_fine(family, init_cfg, warned):
+    """``init_cfg`` of FINE, with one of the neck's and without; it stands over those of its parts."""
+    start = dict(type='Constant', layer='Linear', val=0.5, bias=0.125)
+    module = ours(family, fine=dict(init_cfg=start), init_cfg=init_cfg)
+    module.init_weights()
+    for fine in module.fine.values():
+        for name, parameter in fine.attention.named_parameters():
+            assert (parameter == (0.125 if name.endswith('bias') else 0.5)).all()
+    assert not warned
 
 
 # Weights of the paper's models ----------------------------------------------------------------------------------------

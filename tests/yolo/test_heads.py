@@ -9,6 +9,7 @@ import torch
 from mmengine.config import ConfigDict
 from torch import nn
 
+from mmscale.layers.image_sizes import row_image_sizes
 from mmscale.registry import HAS_MMYOLO
 
 from ..hsd_detr import literal_rf_mpdiou
@@ -497,6 +498,17 @@ def test_the_loss_is_the_formula_in_pixels(batch, sizes):
     assert images == {0, 1} and len(strides) > 1
     factor = 2 / max(outs[0]['assigned_scores'].sum().item(), 1)  # images of the batch
     assert losses['loss_bbox'].item() == pytest.approx(RF_MPDIOU['loss_weight'] * total * factor, rel=1e-4)
+
+
+def test_the_loss_is_told_width_and_height_in_that_order():
+    """In units of the row's stride; the formula itself would not notice."""
+    module, told = size_aware(), []
+    module.loss_bbox.register_forward_pre_hook(lambda loss, args: told.append(row_image_sizes(len(args[0])).tolist()))
+    with box_loss_calls(module) as calls:
+        module.loss(tuple(maps()), samples())
+    rows = list(rows_by_hand(calls[0]))
+    sizes = [(128, 96), (80, 64)]
+    assert told == [[[side / stride for side in sizes[image]] for _, _, image, stride, _ in rows]]
 
 
 def test_which_image_is_which_changes_the_loss():

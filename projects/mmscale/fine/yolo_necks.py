@@ -11,8 +11,7 @@ Paper: "Context-Guided Semantic Alignment for Feature Fusion Networks", eqs. 3 a
     P3 ----------------------- FINE(., 1x1(F4)), k = 2 ---+- concat, block --> F3 ----------> 8
 
 The low level stays as it is; the high one, as the neck upsamples it, passes a 1x1 convolution where its width differs
-(eq. 10: YOLOv6 3.0, v8, v10, v12; the necks of YOLOv5 and of earlier v6 have equal widths there already). The bottom-up
-path is the neck's.
+(eq. 10: YOLOv6, v8, v10, v12; YOLOv5's neck has equal widths there already). The bottom-up path is the neck's.
 
 One mixin serves all of MMYOLO's necks that stand on its ``BaseYOLONeck``; a family of your own is two lines::
 
@@ -187,12 +186,9 @@ class FINEYOLOMixin:
         super().init_weights()
         for layer in self.fine_project.values():
             layer.reset_parameters()
-        for module in self.fine.values():
-            if not getattr(module, 'is_init', True):
-                module.init_weights()
-            for part in module.children():
-                if hasattr(part, 'reset_parameters'):
-                    part.reset_parameters()
+        for part in (self.fine, *self.fine.values()):
+            part._is_init = False  # whether or not the neck has started it: MMEngine would warn of a second time
+        self.fine.init_weights()
 
 
 @MODELS.register_module()
