@@ -20,6 +20,7 @@ import mmengine
 import mmengine.dist.utils as dist_utils
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import mmengine.runner.checkpoint as mmengine_checkpoint
+import mmengine.runner.runner as mmengine_runner
 import torch
 from mmdet.registry import MODELS as mmdet_models
 from mmengine.config import Config
@@ -32,6 +33,7 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from torch.nn import functional
 
 from .engine.checkpoint import fault, load_checkpoint, require_weights
+from .engine.reseed import seed_worker
 from .engine.stand_ins import STAND_INS
 from .paths import config_root
 
@@ -49,6 +51,7 @@ def apply() -> None:
     wrap_models_without_gpus()
     train_mixed_precision_without_gpus()
     differentiate_norms_of_one_image()
+    draw_anew_in_workers()
     find_own_configs()
     load_images_in_inferencers()
     find_weights_without_torchvision()
@@ -304,6 +307,19 @@ def _with_gradients_in_order(norm: Callable) -> Callable:
 def _in_order(gradient: torch.Tensor) -> torch.Tensor:
     sound = gradient.stride(0) == gradient[0].numel()
     return gradient if sound else gradient.contiguous()
+
+
+def draw_anew_in_workers() -> None:
+    """Let the data loaders' workers draw other random numbers in every epoch.
+
+    Fails: nothing is said, but with workers that start anew (``persistent_workers=False``) the image at a given place
+    in an epoch gets the same flip, crop and mosaic in all epochs.
+    Why: mmengine seeds a worker from the run's seed, its rank and its number alone. PyTorch gives workers a seed that
+    it draws anew whenever they start; it is the same in all processes, so the rank is added. ``EpochSeedHook`` seeds
+    that draw, so that a resumed run repeats it.
+    Can go: when mmengine's ``worker_init_fn`` asks PyTorch for the worker's seed.
+    """
+    mmengine_runner.default_worker_init_fn = seed_worker
 
 
 def find_own_configs() -> None:

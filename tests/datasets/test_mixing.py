@@ -188,7 +188,6 @@ def mixed_loader(root, kind=CocoDataset):
 
 
 @needs_mmyolo
-@pytest.mark.xfail(strict=True, reason='MMEngine seeds every epoch\'s workers alike: the same draws at the same place')
 def test_every_epoch_draws_anew(root):
     loader = mixed_loader(root)
     first, second = ([image for batch in loader for image in batch['inputs']] for _ in range(2))

@@ -4,6 +4,7 @@ mmengine saves weights, optimizer, schedules and counters, but not the state of 
 killed and resumed would draw other samples and other flips than it would have without the kill.
 """
 import random
+import warnings
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from mmengine.hooks import Hook
 
 from ..registry import HOOKS
 
-__all__ = ['EpochSeedHook']
+__all__ = ['EpochSeedHook', 'seed_worker']
 
 
 @HOOKS.register_module()
@@ -31,3 +32,24 @@ class EpochSeedHook(Hook):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+
+
+def seed_worker(
+    worker_id: int, num_workers: int, rank: int, seed: int, disable_subprocess_warning: bool = False
+) -> None:
+    """Seed a data loader's worker when it starts, in the place of mmengine's ``worker_init_fn``.
+
+    Args:
+        worker_id (int): The worker's number.
+        num_workers (int): Not used; PyTorch's seed differs between workers.
+        rank (int): The process's.
+        seed (int): The run's.
+        disable_subprocess_warning (bool): Whether only the first worker warns. Defaults to False.
+    """
+    drawn = [seed, rank, torch.utils.data.get_worker_info().seed]  # PyTorch's is drawn anew for every start
+    own = int(np.random.SeedSequence(drawn).generate_state(1)[0])
+    random.seed(own)
+    np.random.seed(own)
+    torch.manual_seed(own)
+    if disable_subprocess_warning and worker_id:
+        warnings.simplefilter('ignore')
