@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mmscale.registry import HAS_MMYOLO
-from mmscale.yolo.blocks import A2C2f, AreaAttention, AreaAttentionBlock, C2f, C2fCIB, C3k2, LargeKernelConv
+from mmscale.yolo.attention import A2C2f, AreaAttention, AreaAttentionBlock
+from mmscale.yolo.blocks import C2f, C2fCIB, C3k2, LargeKernelConv
 
 from . import literal
 from .scales import BINS, YOLOV10, YOLOV12, yolov10, yolov12

@@ -5,22 +5,8 @@ import torch
 from torch import nn
 
 from mmscale.layers import init_as_torch, reparameterize
-from mmscale.yolo.blocks import (
-    CIB,
-    PSA,
-    SPPF,
-    A2C2f,
-    AreaAttention,
-    AreaAttentionBlock,
-    Bottleneck,
-    C2f,
-    C2fCIB,
-    C3k,
-    C3k2,
-    LargeKernelConv,
-    SCDown,
-    conv,
-)
+from mmscale.yolo.attention import PSA, A2C2f, AreaAttention, AreaAttentionBlock
+from mmscale.yolo.blocks import CIB, SPPF, Bottleneck, C2f, C2fCIB, C3k, C3k2, LargeKernelConv, SCDown, conv
 
 from . import literal
 from .small import count, stirred, weigh

@@ -35,7 +35,8 @@ from mmscale.registry import MODELS, WITH_MMYOLO
 from mmdet.registry import MODELS as MMDET_MODELS
 import mmscale.yolo, mmscale.csf_net, mmscale.fine
 import torch
-from mmscale.yolo.blocks import A2C2f, C2fCIB, PSA
+from mmscale.yolo.attention import A2C2f, PSA
+from mmscale.yolo.blocks import C2fCIB
 
 x = torch.rand(1, 64, 4, 4)
 names = [name for group in WITH_MMYOLO.values() for name in group]

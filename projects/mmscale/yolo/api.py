@@ -9,7 +9,6 @@ from mmscale.compat import import_mmyolo
 import_mmyolo()
 
 from mmyolo.models import (  # noqa: E402
-    YOLODetector,
     YOLOv5Head,
     YOLOv5PAFPN,
     YOLOv6RepBiPAFPN,
@@ -28,7 +27,6 @@ __all__ = [
     'TASK_UTILS',
     'BaseBackbone',
     'BaseYOLONeck',
-    'YOLODetector',
     'YOLOv5Head',
     'YOLOv5PAFPN',
     'YOLOv6RepBiPAFPN',

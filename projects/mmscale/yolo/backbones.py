@@ -16,7 +16,8 @@ from mmscale.layers import init_as_torch
 from mmscale.registry import MODELS
 
 from .api import BaseBackbone, make_divisible, make_round
-from .blocks import ACT, NORM, PSA, SPPF, A2C2f, C2f, C2fCIB, C3k2, SCDown, conv
+from .attention import PSA, A2C2f
+from .blocks import ACT, NORM, SPPF, C2f, C2fCIB, C3k2, SCDown, conv
 
 __all__ = ['YOLOv10Backbone', 'YOLOv12Backbone']
 
@@ -146,7 +147,8 @@ class YOLOv12Backbone(_YOLOBackbone):
         residual (bool): Whether the late stages add their input, as in l and x. Defaults to False.
         mlp_ratio (float): Of the attention blocks' MLP: 2, in l and x 1.5 (1.2 in the first release). Defaults to 2.0.
         areas (Sequence[int]): A of the two late stages. Defaults to (4, 1).
-        position_kernel (int): As :class:`~mmscale.yolo.blocks.AreaAttention`'s. Defaults to 5; 7 in the first release.
+        position_kernel (int): As :class:`~mmscale.yolo.attention.AreaAttention`'s. Defaults to 5; the first release has
+            7.
         stride_groups (Sequence[int]): Groups of the convolutions of stride 4 and 8. Defaults to (2, 4), those of the
             models of which FINE's table 1 has the cost; (1, 1) in the first release.
         input_channels (int): Channels of the image. Defaults to 3.

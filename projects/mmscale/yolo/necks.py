@@ -17,7 +17,8 @@ from mmscale.layers import init_as_torch
 from mmscale.registry import MODELS
 
 from .api import BaseYOLONeck, make_divisible, make_round
-from .blocks import ACT, NORM, A2C2f, C2f, C2fCIB, C3k2, SCDown, conv
+from .attention import A2C2f
+from .blocks import ACT, NORM, C2f, C2fCIB, C3k2, SCDown, conv
 
 __all__ = ['YOLOv10PAFPN', 'YOLOv12PAFPN']
 
