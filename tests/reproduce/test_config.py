@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from mmengine.config import Config, ConfigDict
 
+from mmscale.registry import HAS_MMYOLO
 from mmscale.reproduce.config import Settings, count_config, row_config
 from mmscale.reproduce.dataset import data_layers, resize_images, swap_dataset
 from mmscale.reproduce.overrides import apply_overrides
@@ -29,7 +30,12 @@ def cfg(parsed):
 @pytest.mark.parametrize('name', [t.name for paper in load_papers().values() for t in paper.tables.values()])
 def test_every_row_of_every_table_has_a_config(name):
     for row in table(name).select():
-        cfg = row_config(table(name), row)
+        try:
+            cfg = row_config(table(name), row)
+        except SpecError as error:
+            if HAS_MMYOLO or 'mmyolo' not in str(error):
+                raise
+            pytest.skip('mmyolo, which these rows stand on, is not installed')
         assert cfg.model.type and cfg.test_evaluator
         count_config(table(name), row)
 

@@ -220,7 +220,8 @@ ROWS = [
 @pytest.mark.parametrize('name, row, mosaics', ROWS)
 def test_every_size_of_a_mosaics_pipelines_is_set(name, row, mosaics):
     """Those of the images that MixUp draws as well, and of the pipeline after the switch."""
-    cfg = config(name, row, image_scale=(320, 256))
+    masked = any(step.get('with_mask') for step in steps(config(name, row).train_dataloader, 'LoadAnnotations'))
+    cfg = config(name, row, image_scale=(320, 256), dataset='bccd' if masked else None)  # with masks: square only
     assert [step.img_scale for step in steps(live(cfg), 'Mosaic')] == [(320, 256)] * mosaics
     affines = steps(live(cfg), 'RandomAffine')
     assert [step.get('border') for step in affines] == [(-160, -128)] * mosaics + [None]
@@ -311,6 +312,20 @@ def test_with_masks_objects_are_pasted(data):
         cfg.train_dataloader.dataset = {**small, 'pipeline': pipeline}
         counts.append(boxes_of(loaded(cfg, data)))
     assert counts[1] > 1.3 * counts[0] > 0
+
+
+@needs_mmyolo
+def test_its_own_data_by_name_still_has_its_masks():
+    cfg = config('fine/table1-realtime', 'yolov12-s', dataset='coco_detection')
+    assert all(step.with_mask for step in steps(cfg.train_dataloader, 'LoadAnnotations'))
+
+
+@needs_mmyolo
+def test_a_mosaic_of_masks_is_square():
+    """MMYOLO's exchanges the sides of masks."""
+    with pytest.raises(ValueError, match='128x96 is not square, and the mosaic of masks'):
+        config('fine/table1-realtime', 'yolov12-s', image_scale=(128, 96))
+    config('fine/table1-realtime', 'yolov8-s', image_scale=(128, 96))
 
 
 def test_a_row_without_copy_paste_keeps_its_masks():

@@ -72,7 +72,7 @@ def resize_images(cfg: Config, scale: tuple[int, int]) -> None:
             as RT-DETR's recipe does, is left out.
 
     Raises:
-        ValueError: If no transform has a scale.
+        ValueError: If no transform has a scale; or if a mosaic of masks would not be square, which MMYOLO's cannot be.
     """
     found = 0
     hooks = [hook for hook in cfg.get('custom_hooks') or [] if 'switch_pipeline' in hook]
@@ -86,6 +86,11 @@ def resize_images(cfg: Config, scale: tuple[int, int]) -> None:
                 transform[key] = [tuple(scale)] if key == 'scales' else tuple(scale)
                 found += 1
             elif kind.startswith('Mosaic'):
+                if scale[0] != scale[1] and any(step.get('with_mask') for step in transform.get('pre_transform') or ()):
+                    raise ValueError(
+                        f'a size of {scale[0]}x{scale[1]} is not square, and the mosaic of masks exchanges the sides '
+                        'of masks then: choose a square one'
+                    )
                 transform.img_scale = tuple(scale)
             elif kind.endswith('RandomAffine') and any(transform.get('border') or ()):  # what it cuts off a mosaic
                 transform.border = (-scale[0] // 2, -scale[1] // 2)
@@ -102,7 +107,9 @@ def _swapped(own: ConfigDict, source: ConfigDict, name: str) -> ConfigDict:
         return ConfigDict({**own, 'dataset': _swapped(own.dataset, source, name)})
     own_leaf, leaves = _leaf_sets(own)[0], _leaf_sets(new := deepcopy(source))
     pipeline = deepcopy(own_leaf.get('pipeline') or own.get('pipeline'))
-    _check_annotations(pipeline, leaves[0].pipeline, name)
+    same_file = all(own_leaf.get(key) == leaves[0].get(key) for key in ('data_root', 'ann_file'))
+    if not (same_file and _pastes(pipeline)):  # whose masks the file has, though the layer does not load them
+        _check_annotations(pipeline, leaves[0].pipeline, name)
     for leaf in leaves:
         leaf.pipeline = pipeline
     return new
@@ -125,7 +132,7 @@ def _leaf_sets(dataset: ConfigDict) -> list[ConfigDict]:
 
 def _check_annotations(pipeline: list, layers: list, name: str) -> None:
     """The layer has what the pipeline loads; an evaluator of the layer gets the ground truth that it reads."""
-    if _kind(layers) == 'boxes' and any(str(step.type).endswith('CopyPaste') for step in pipeline):
+    if _kind(layers) == 'boxes' and _pastes(pipeline):
         for step in _annotations(_transforms({'pipeline': pipeline})):  # without masks, copy-paste passes images on
             step.with_mask = False
     wanted, had = _annotations(pipeline), _annotations(layers)
@@ -133,6 +140,11 @@ def _check_annotations(pipeline: list, layers: list, name: str) -> None:
         raise WrongKindError(f"the row is of {ours}, and the data layer '{name}' of {theirs}")
     if not wanted and had:  # before the step that packs
         pipeline.insert(len(pipeline) - 1, deepcopy(had[0]))
+
+
+def _pastes(pipeline: list) -> bool:
+    """Whether masks are loaded for copy-paste alone."""
+    return any(str(step.type).endswith('CopyPaste') for step in pipeline)
 
 
 def _annotations(pipeline: list) -> list[dict]:
