@@ -1,39 +1,11 @@
-# Generated small objects at 192x192 from random weights for two CPU cores, by the recipe of YOLOv8-n on BCCD:
-# tools/data/generate.py --root data/small_objects --size 192 --images-train 200 --images-val 60 --objects 1 6
-_base_ = [
-    '../_base_/models/yolov8_n.py',
-    '../_base_/datasets/small_objects.py',
-    '../_base_/schedules/schedule_scratch_5e.py',
-    '../_base_/default_runtime.py',
-]
+# Generated small objects at 192x192 from random weights, 8 epochs, for two CPU cores.
+_base_ = ['../_base_/models/yolov8_n.py', '../_base_/small/small_objects_192x192.py']
 
 num_classes = {{_base_.num_classes}}
 model = dict(
     bbox_head=dict(head_module=dict(num_classes=num_classes)), train_cfg=dict(assigner=dict(num_classes=num_classes)))
 
-train_pipeline = _base_.train_pipeline
-test_pipeline = _base_.test_pipeline
-for pipeline in (train_pipeline, test_pipeline):
-    for step in pipeline:
-        if step['type'] == 'mmdet.Resize':
-            step['scale'] = (192, 192)
-del pipeline, step
-train_dataloader = dict(batch_size=4, batch_sampler=None, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
-
 max_epochs = 8
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-        convert_to_iter_based=True)
-]
-optim_wrapper = dict(
-    constructor='mmscale.AdditiveOptimWrapperConstructor',
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(end=max_epochs, T_max=max_epochs)

@@ -1,25 +1,17 @@
 # YOLOv5-s (6.1) on MMYOLO (optional, GPL-3.0). Its loss weights follow the number of classes: a config that changes it
 # sets loss_cls.loss_weight = 0.5 * num_classes / 80, too.
+_base_ = './mmyolo_detector.py'
+
 deepen_factor = 0.33
 widen_factor = 0.5
-norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
-act_cfg = dict(type='SiLU', inplace=True)
 
 model = dict(
-    type='mmyolo.YOLODetector',
-    data_preprocessor=dict(
-        type='mmdet.DetDataPreprocessor',
-        mean=[0.0, 0.0, 0.0],
-        std=[255.0, 255.0, 255.0],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-        pad_value=114 / 255),
     backbone=dict(
         type='mmyolo.YOLOv5CSPDarknet',
         deepen_factor=deepen_factor,
         widen_factor=widen_factor,
-        norm_cfg=norm_cfg,
-        act_cfg=act_cfg),
+        norm_cfg=_base_.norm_cfg,
+        act_cfg=_base_.act_cfg),
     neck=dict(
         type='mmyolo.YOLOv5PAFPN',
         in_channels=[256, 512, 1024],
@@ -27,8 +19,8 @@ model = dict(
         num_csp_blocks=3,
         deepen_factor=deepen_factor,
         widen_factor=widen_factor,
-        norm_cfg=norm_cfg,
-        act_cfg=act_cfg),
+        norm_cfg=_base_.norm_cfg,
+        act_cfg=_base_.act_cfg),
     bbox_head=dict(
         type='mmyolo.YOLOv5Head',
         head_module=dict(
@@ -57,10 +49,4 @@ model = dict(
             return_iou=True),
         loss_obj=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True, reduction='mean', loss_weight=1.0),
         prior_match_thr=4.0,
-        obj_level_weights=[4.0, 1.0, 0.4]),
-    test_cfg=dict(
-        multi_label=True,
-        nms_pre=30000,
-        score_thr=0.001,
-        nms=dict(type='nms', iou_threshold=0.65),
-        max_per_img=300))
+        obj_level_weights=[4.0, 1.0, 0.4]))

@@ -1,26 +1,17 @@
 # YOLOv7 (its l, 37 M) on MMYOLO (optional, GPL-3.0). Its loss weights follow the number of classes: a config that
 # changes it sets loss_cls.loss_weight = 0.3 * num_classes / 80, too.
-norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
-act_cfg = dict(type='SiLU', inplace=True)
+_base_ = './mmyolo_detector.py'
 
 model = dict(
-    type='mmyolo.YOLODetector',
-    data_preprocessor=dict(
-        type='mmdet.DetDataPreprocessor',
-        mean=[0.0, 0.0, 0.0],
-        std=[255.0, 255.0, 255.0],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-        pad_value=114 / 255),
-    backbone=dict(type='mmyolo.YOLOv7Backbone', arch='L', norm_cfg=norm_cfg, act_cfg=act_cfg),
+    backbone=dict(type='mmyolo.YOLOv7Backbone', arch='L', norm_cfg=_base_.norm_cfg, act_cfg=_base_.act_cfg),
     neck=dict(
         type='mmyolo.YOLOv7PAFPN',
         block_cfg=dict(type='ELANBlock', middle_ratio=0.5, block_ratio=0.25, num_blocks=4, num_convs_in_block=1),
         upsample_feats_cat_first=False,
         in_channels=[512, 1024, 1024],
         out_channels=[128, 256, 512],  # the real ones are twice as many
-        norm_cfg=norm_cfg,
-        act_cfg=act_cfg),
+        norm_cfg=_base_.norm_cfg,
+        act_cfg=_base_.act_cfg),
     bbox_head=dict(
         type='mmyolo.YOLOv7Head',
         head_module=dict(
@@ -50,10 +41,4 @@ model = dict(
         obj_level_weights=[4.0, 1.0, 0.4],
         simota_candidate_topk=10,
         simota_iou_weight=3.0,
-        simota_cls_weight=1.0),
-    test_cfg=dict(
-        multi_label=True,
-        nms_pre=30000,
-        score_thr=0.001,
-        nms=dict(type='nms', iou_threshold=0.65),
-        max_per_img=300))
+        simota_cls_weight=1.0))

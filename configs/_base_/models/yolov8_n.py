@@ -1,34 +1,26 @@
 # YOLOv8-n on MMYOLO (optional, GPL-3.0). The other scales change deepen_factor and widen_factor, m and l also the
 # last stage's width.
+_base_ = './mmyolo_detector.py'
+
 deepen_factor = 0.33
 widen_factor = 0.25
-norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
-act_cfg = dict(type='SiLU', inplace=True)
 
 model = dict(
-    type='mmyolo.YOLODetector',
-    data_preprocessor=dict(
-        type='mmdet.DetDataPreprocessor',
-        mean=[0.0, 0.0, 0.0],
-        std=[255.0, 255.0, 255.0],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-        pad_value=114 / 255),  # after the normalisation: the YOLOs' gray
     backbone=dict(
         type='mmyolo.YOLOv8CSPDarknet',
         last_stage_out_channels=1024,
         deepen_factor=deepen_factor,
         widen_factor=widen_factor,
-        norm_cfg=norm_cfg,
-        act_cfg=act_cfg),
+        norm_cfg=_base_.norm_cfg,
+        act_cfg=_base_.act_cfg),
     neck=dict(
         type='mmyolo.YOLOv8PAFPN',
         in_channels=[256, 512, 1024],
         out_channels=[256, 512, 1024],
         deepen_factor=deepen_factor,
         widen_factor=widen_factor,
-        norm_cfg=norm_cfg,
-        act_cfg=act_cfg),
+        norm_cfg=_base_.norm_cfg,
+        act_cfg=_base_.act_cfg),
     bbox_head=dict(
         type='mmyolo.YOLOv8Head',
         head_module=dict(
@@ -38,8 +30,8 @@ model = dict(
             widen_factor=widen_factor,
             reg_max=16,
             featmap_strides=[8, 16, 32],
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg),
+            norm_cfg=_base_.norm_cfg,
+            act_cfg=_base_.act_cfg),
         prior_generator=dict(type='mmdet.MlvlPointGenerator', offset=0.5, strides=[8, 16, 32]),
         bbox_coder=dict(type='mmyolo.DistancePointBBoxCoder'),
         loss_cls=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True, reduction='none', loss_weight=0.5),
@@ -61,9 +53,4 @@ model = dict(
             alpha=0.5,
             beta=6.0,
             eps=1e-9)),
-    test_cfg=dict(
-        multi_label=True,
-        nms_pre=30000,
-        score_thr=0.001,
-        nms=dict(type='nms', iou_threshold=0.7),
-        max_per_img=300))
+    test_cfg=dict(nms=dict(iou_threshold=0.7)))
