@@ -1,6 +1,7 @@
 """Small YOLOs, and what their tests feed them. It imports without MMYOLO, which is optional."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -155,3 +156,27 @@ def weigh(outs) -> torch.Tensor:
 def without_gradient(module: nn.Module) -> list[str]:
     """Names of the parameters that a backward pass did not reach."""
     return [name for name, p in module.named_parameters() if p.grad is None or not (p.grad != 0).any()]
+
+
+def moved(head, seed=3):
+    """With weights that tell branches, levels and classes apart; still in training."""
+    stirred(head, seed)
+    head.train()
+    return head
+
+
+@contextmanager
+def assigned(*assigners):
+    """What each assigner returns."""
+    calls = [[] for _ in assigners]
+    handles = [
+        assigner.register_forward_hook(
+            lambda m, args, out, call=call: call.append(copy.deepcopy(out) | dict(truth=args[4]))
+        )
+        for assigner, call in zip(assigners, calls, strict=True)
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
