@@ -26,7 +26,7 @@ numbers of it. Ours:
 - Every CSwitch deals out to all three stages: the text has one partition list, and its example makes 448 channels of
   one map.
 - CSwitch's kernel is 3x3 and the fusion backbone's stages have 1, 2, 3 and 3 blocks. The cost decided both: with them,
-  and two blocks in CReToNeXt, the network has 6.85 M weights and 18.2 GFLOPs. With 1x1 kernels and YOLOv8's blocks it
+  and two blocks in CReToNeXt, the network has 6.85 M weights and 18.1 GFLOPs. With 1x1 kernels and YOLOv8's blocks it
   has 4.5 M and 12.2.
 - The maps of both backbones are fused once more where they leave: table 3's network without CSwitch "relies solely on
   late fusion", so there is one. Equal widths make it free of weights.
