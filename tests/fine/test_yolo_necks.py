@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmscale.fine import FINE
@@ -439,7 +440,10 @@ def user_necks(name, narrow):
             key: value // 8 if isinstance(value, int) else [width // 8 for width in value]
             for key, value in widths.items()
         }
-    return [stirred(each(**options)) for each in (cls, base)], [width // 8 for width in widths['in_channels']]
+    mine = stirred(cls(**options))  # under whatever scope is set
+    with DefaultScope.overwrite_default_scope('mmyolo'):
+        theirs = stirred(base(**options))
+    return [mine, theirs], [width // 8 for width in widths['in_channels']]
 
 
 @torch.no_grad()
@@ -476,6 +480,12 @@ def test_yolov7_puts_the_low_map_first():
     module(maps(widths, size=(64, 96)))
     aligned, up = calls['fine.1'][1], calls['upsample_layers.0'][1]
     assert torch.equal(calls['top_down_layers.0'][0][0], torch.cat([aligned, up], dim=1))
+
+
+def test_it_builds_under_another_default_scope(family):
+    """YOLOv6's and others' necks name their blocks without MMYOLO's scope; a config of MMDetection's has its own."""
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert len(ours(family)(inputs(family))) == 3
 
 
 @torch.no_grad()

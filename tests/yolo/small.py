@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -30,7 +31,10 @@ RF_MPDIOU = dict(type='mmscale.RFMPDIoULoss', reduction='sum', loss_weight=2.0)
 
 
 def build(type: str, **options) -> nn.Module:
-    """A component of ``mmscale``, or another scope's by its full name."""
+    """A component of ``mmscale``, under whatever scope is set; or MMYOLO's by its full name, under MMYOLO's."""
+    if type.startswith('mmyolo.'):
+        with DefaultScope.overwrite_default_scope('mmyolo'):
+            return MODELS.build(dict(type=type, **options))
     return MODELS.build(dict(type=type if '.' in type else f'mmscale.{type}', **options))
 
 

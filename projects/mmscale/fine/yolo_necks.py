@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.model import ModuleDict
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmscale.options import check_options
@@ -83,7 +84,8 @@ class FINEYOLOMixin:
         **kwargs,
     ) -> None:
         check_options(type(self).__name__, type(self), kwargs)
-        super().__init__(*args, **kwargs)
+        with DefaultScope.overwrite_default_scope('mmyolo'):  # YOLOv6's necks name their blocks without it
+            super().__init__(*args, **kwargs)
         self.fusions = list(range(len(self.in_channels) - 1))
         low, high = self._fused_widths()
         self.fine = aligning_modules(self, fine, fine_levels, fine_kernels, widths=low)
