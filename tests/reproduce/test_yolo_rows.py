@@ -364,10 +364,19 @@ def test_class_counts_of_every_yolo_row_follow_another_layer(name, row):
     assert cfg.num_classes == 3
 
 
+@pytest.mark.parametrize('dataset, classes', [(None, None), ('bccd', 3), ('coco_detection', 80)])
 @pytest.mark.parametrize('name, row', yolo_rows(r'/yolov[57]_l'))
-def test_class_losses_of_yolov5_and_yolov7_are_weighted_by_their_rows_classes(name, row):
-    """0.5 and 0.3 for COCO's 80, as their configs say; swapping the data sets no weights, so a row with data does."""
+def test_class_losses_of_yolov5_and_yolov7_are_weighted_by_the_number_of_classes(name, row, dataset, classes):
+    """0.5 and 0.3 for COCO's 80, as their configs say: of the rows' own data, and of other data in its place."""
     table, entry = row_of(name, row)
-    cfg = row_config(table, entry)
+    cfg = row_config(table, entry, Settings(dataset=dataset))
+    assert classes is None or cfg.num_classes == classes
     weight = {'mmyolo.YOLOv5Head': 0.5, 'mmyolo.YOLOv7Head': 0.3}[cfg.model.bbox_head.type]
     assert cfg.model.bbox_head.loss_cls.loss_weight == pytest.approx(weight * cfg.num_classes / 80)
+
+
+@pytest.mark.parametrize('name, row', yolo_rows(r'csf_net/csf-net_n_80e'))
+def test_class_losses_of_other_yolos_stay(name, row):
+    table, entry = row_of(name, row)
+    own, other = (row_config(table, entry, Settings(dataset=data)).model.bbox_head for data in (None, 'bccd'))
+    assert own.loss_cls == other.loss_cls

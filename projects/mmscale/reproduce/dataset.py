@@ -12,6 +12,7 @@ __all__ = ['WrongKindError', 'data_layers', 'resize_images', 'swap_dataset']
 
 SPLITS = ('train', 'val', 'test')
 CLASS_COUNTS = ('num_classes', 'num_things_classes', 'num_stuff_classes')
+WEIGHT_PER_CLASS = ('YOLOv5Head', 'YOLOv7Head')  # whose class loss weighs in proportion to the number of classes
 
 
 class WrongKindError(ValueError):
@@ -27,8 +28,9 @@ def swap_dataset(cfg: Config, name: str) -> None:
     """Put a data layer in the place of a config's own.
 
     The recipe stays the config's: its pipelines (augmentation and image size), batch size, samplers and schedule. From
-    the layer come the data sets, the evaluators, and the class counts, which are set wherever the model names one. A
-    config that reports every class (``classwise``) still does.
+    the layer come the data sets, the evaluators, and the class counts, which are set wherever the model names one; the
+    class losses of YOLOv5 and v7, whose weights are in proportion to the count, follow it. A config that reports every
+    class (``classwise``) still does.
     A ``RepeatDataset`` or ``ConcatDataset`` of the config goes with its data; one that mixes images
     (``MultiImageMixDataset``) belongs to the pipeline and stays.
 
@@ -60,6 +62,7 @@ def swap_dataset(cfg: Config, name: str) -> None:
         else:
             cfg.pop(key, None)
     counts = {key: layer[key] for key in CLASS_COUNTS if key in layer}
+    _weigh_classes(cfg.model, counts)
     _set_classes(cfg.model, counts)
 
 
@@ -159,6 +162,13 @@ def _kind(pipeline: list) -> str:
     if any('Panoptic' in str(step.type) or step.get('with_seg') for step in steps):
         return 'panoptic maps'
     return 'masks' if any(step.get('with_mask') for step in steps) else 'boxes'
+
+
+def _weigh_classes(model: ConfigDict, counts: dict[str, int]) -> None:
+    """Keep the weight per class of the losses which are in proportion to the number of classes."""
+    head = model.get('bbox_head') or {}
+    if str(head.get('type')).rpartition('.')[2] in WEIGHT_PER_CLASS and 'num_classes' in counts:
+        head.loss_cls.loss_weight *= counts['num_classes'] / head.head_module.num_classes
 
 
 def _set_classes(node: Any, counts: dict[str, int]) -> None:
