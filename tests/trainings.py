@@ -14,7 +14,15 @@ from mmengine.utils import ManagerMixin
 
 from mmscale.datasets.generate import generate
 
-__all__ = ['equal', 'half_empty_images', 'kill_at', 'own_process_state', 'same_end', 'train_in_two_processes']
+__all__ = [
+    'equal',
+    'forget_runs',
+    'half_empty_images',
+    'kill_at',
+    'own_process_state',
+    'same_end',
+    'train_in_two_processes',
+]
 
 PLUGIN = """
 import hashlib
@@ -65,11 +73,16 @@ def own_process_state(monkeypatch):
     torch.set_num_threads(threads)
     for name in set(HOOKS.module_dict) - known:
         del HOOKS.module_dict[name]
+    forget_runs()
+    assert DefaultScope.get_current_instance() is None
+
+
+def forget_runs() -> None:
+    """Clear the scope, log and message hub that MMEngine keeps in globals."""
     classes = [ManagerMixin]
     for cls in classes:
         classes += cls.__subclasses__()
         getattr(cls, '_instance_dict', {}).clear()
-    assert DefaultScope.get_current_instance() is None
 
 
 def kill_at(iteration: int) -> None:

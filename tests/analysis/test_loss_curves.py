@@ -10,13 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mmengine.utils import ManagerMixin
 
 from mmscale.analysis.loss_curves import crossing, lr_drops, smooth
 from mmscale.analysis.loss_curves_command import main, name_runs, runs_of
 from mmscale.analysis.training_log import log_files, read_training_log
 from mmscale.engine.train import main as train
 from tests.engine.conftest import draw_images, fill_config, own_process_state  # noqa: F401 (a fixture)
+from tests.trainings import forget_runs
 
 LENGTH = 4  # iterations of an epoch, in logs that are written here
 
@@ -43,13 +43,6 @@ def write_part(work_dir, losses, start=0, stamp=0, tail='', facts=True, batch=4,
         config = f"train_dataloader = dict(batch_size={batch}, dataset=dict(type='X'))\ntrain_cfg = dict({loop})\n"
         (folder / 'vis_data' / 'config.py').write_text(config)
     return folder / 'vis_data' / 'scalars.json'
-
-
-def forget_runners(cls=ManagerMixin) -> None:
-    """Let another process begin: the runner's visualizer lives on in this one and would write to its old file."""
-    for subclass in cls.__subclasses__():
-        getattr(subclass, '_instance_dict', {}).clear()
-        forget_runners(subclass)
 
 
 def positions(records) -> list[float]:
@@ -343,7 +336,7 @@ def test_real_run_killed_and_resumed(tmp_path, capsys):
     first.write_text('\n'.join([*lines[:7], lines[7][:40]]))
     (work_dir / 'epoch_2.pth').unlink()
     (work_dir / 'last_checkpoint').unlink()
-    forget_runners()
+    forget_runs()  # the runner's visualizer lives on in this process and would write to its old file
     train([str(config), '--work-dir', str(work_dir), '--resume', '--cfg-options', 'train_cfg.max_epochs=3'])
     first, second = log_files(work_dir)
     log = read_training_log(work_dir)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.trainings import forget_runs
+
 CLASSES = ('square', 'bar')
 
 CONFIG = """
@@ -115,19 +117,12 @@ def own_process_state(monkeypatch):
     small as these are slower in several.
     """
     from mmengine.registry import DefaultScope
-    from mmengine.utils import ManagerMixin
 
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-
-    def forget(cls=ManagerMixin):
-        for subclass in cls.__subclasses__():
-            getattr(subclass, '_instance_dict', {}).clear()
-            forget(subclass)
-
     yield
     torch.set_num_threads(threads)
-    forget()
+    forget_runs()
     assert DefaultScope.get_current_instance() is None

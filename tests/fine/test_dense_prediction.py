@@ -362,7 +362,6 @@ def test_panoptic_layer_scores_the_truth_100(panoptic, tmp_path):
                 metric.process({}, [item])
         metrics = metric.evaluate(2)
         assert [metrics[f'coco_panoptic/PQ{part}'] for part in ('', '_th', '_st')] == pytest.approx(expected)
-    DefaultScope._instance_dict.clear()
 
 
 def test_heads_of_a_panoptic_model_are_compared_with_things(panoptic):
@@ -380,7 +379,6 @@ def test_heads_of_a_panoptic_model_are_compared_with_things(panoptic):
     cfg.model.roi_head.bbox_head.num_classes = 133
     with pytest.raises(ValueError, match='bbox_head.num_classes=133 .* has 80 classes'):
         check_heads(build_model(cfg), dataset)
-    DefaultScope._instance_dict.clear()
 
 
 def test_a_panoptic_map_that_does_not_fit_is_a_sentence(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from mmdet.models.dense_heads import DeformableDETRHead, DETRHead, RPNHead
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import InstanceData
 
 from mmscale.hsd_detr import RFMPDIoULoss, SizeAwareMixin
@@ -19,23 +19,29 @@ def blocks(repo):
     return [part.split('```')[0] for part in text.split('```python\n')[1:]]
 
 
-@pytest.mark.parametrize('index', range(4), ids=['rtdetr', 'fcos', 'retinanet', 'faster_rcnn'])
+NAMES = ['rtdetr', 'fcos', 'retinanet', 'faster_rcnn', 'yolov8']
+
+
+@pytest.mark.parametrize('index', range(5), ids=NAMES)
 def test_the_snippets_of_the_docs_build(repo, tmp_path, index):
+    if NAMES[index].startswith('yolo'):
+        pytest.importorskip('mmyolo')
     path = tmp_path / 'config.py'
     path.write_text(blocks(repo)[index].replace('./configs', str(repo / 'configs')))
     cfg = Config.fromfile(path)
-    init_default_scope('mmdet')
-    model = MODELS.build(cfg.model)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
     assert isinstance(small.box_loss(model), RFMPDIoULoss)
-    assert small.box_loss(model).loss_weight == [2.0, 1.0, 1.0, 10.0][index]
+    assert small.box_loss(model).loss_weight == [2.0, 1.0, 1.0, 10.0, 7.5][index]
 
 
 @pytest.fixture(scope='module')
 def recipe(repo):
     """The classes of the recipe, as a user's own module would define them."""
     names = dict(__name__='users_own')
-    exec(blocks(repo)[4], names)
-    assert len(blocks(repo)) == 5
+    *configs, module = blocks(repo)
+    assert len(configs) == len(NAMES)
+    exec(module, names)
     return names
 
 

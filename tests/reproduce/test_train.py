@@ -19,6 +19,7 @@ from mmscale.reproduce.process import Job, RunProcess
 from mmscale.reproduce.runs import Run
 from mmscale.reproduce.spec import find
 from tests.reproduce.test_executors import WORKER
+from tests.trainings import forget_runs
 
 FINISH = "finish(seconds=1.5)\nfolder.joinpath('failed.json').unlink(missing_ok=True)\n"
 # Kills its own process at the second epoch's first step, as a machine does that is switched off.
@@ -265,7 +266,7 @@ def test_killed_worker_resumes_at_the_epoch_after_its_last(make_job, tmp_path, r
     resumed = load_checkpoint(job.run.folder / 'epoch_2.pth')
     assert resumed['meta']['iter'] == 4
 
-    own_process_state_again()
+    forget_runs()  # as another process would not have known the first runner
     whole = replace(make_job(), run=replace(job.run, experiment='whole'))
     worker.main([str(whole.write())])
     assert whole.run.read('run.json')['metrics'] == record['metrics']
@@ -291,24 +292,12 @@ def test_trained_run_is_only_tested(make_job, own_process_state, monkeypatch):
     assert sorted(before) == ['epoch_1.pth', 'epoch_2.pth']  # all, as asked for
     seconds = job.run.read('progress.json')['entries'][-1]['seconds']
 
-    own_process_state_again()
+    forget_runs()  # as another process would not have known the first runner
     monkeypatch.setattr(worker, 'build_runner', test)
     worker.main([str(job.write())])
     record = job.run.read('run.json')
     assert record['seconds'] == seconds and record['attempts'] == 2 and len(record['history']) == 1
     assert {path.name: path.stat().st_mtime_ns for path in job.run.folder.glob('*.pth')} == before
-
-
-def own_process_state_again() -> None:
-    """Forget the first runner, as another process would not have known it."""
-    from mmengine.utils import ManagerMixin
-
-    def forget(cls=ManagerMixin):
-        for subclass in cls.__subclasses__():
-            getattr(subclass, '_instance_dict', {}).clear()
-            forget(subclass)
-
-    forget()
 
 
 def test_users_mistake_is_told_without_a_traceback(make_job, own_process_state, capfd):
