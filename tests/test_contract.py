@@ -472,6 +472,9 @@ MODEL_CONTRACTS = {
     'LightYOLOHeadModule': yolo_head('mmyolo.YOLOv8Head', 'LightYOLOHeadModule', 'bbox_head.head_module'),
     'YOLOv10HeadModule': yolo_head('mmscale.YOLOv10Head', 'YOLOv10HeadModule', 'bbox_head.head_module', branches=2),
     'YOLOv10Head': yolo_head('mmscale.YOLOv10Head', 'YOLOv10HeadModule', branches=2),
+    'SizeAwareYOLOv10Head': yolo_head(
+        'mmscale.SizeAwareYOLOv10Head', 'YOLOv10HeadModule', branches=2, loss_bbox=small_yolos.RF_MPDIOU
+    ),
     'SizeAwareYOLOv8Head': yolo_head('mmscale.SizeAwareYOLOv8Head', None, loss_bbox=small_yolos.RF_MPDIOU),
     'CSFBackbone': yolo_backbone('CSFBackbone'),
     'CSFPAFPN': yolo_neck('CSFPAFPN'),

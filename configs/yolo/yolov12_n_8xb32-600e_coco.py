@@ -19,13 +19,13 @@ model = dict(
         widen_factor=widen_factor),
     bbox_head=dict(head_module=dict(in_channels=[256, 512, 1024], widen_factor=widen_factor)))
 
-train_pipeline = _base_.train_pipeline
-mixup_step = train_pipeline[5]
-mixup_step['prob'] = 0.0
-for paste, affine in (train_pipeline[3:5], mixup_step['pre_transform'][3:5]):
-    paste['prob'] = 0.1
-    affine['scaling_ratio_range'] = (0.5, 1.5)
-del paste, affine
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+scaling = (0.5, 1.5)
+mosaic, paste, affine = mixed = _base_.paste_mosaic
+paste['prob'] = 0.1
+affine['scaling_ratio_range'] = scaling
+mixup = dict(_base_.paste_mixup, prob=0.0, pre_transform=[*_base_.paste_load, *mixed])
+train_dataloader = dict(dataset=dict(pipeline=[*_base_.paste_load, *mixed, mixup, *_base_.paste_last]))
 custom_hooks = _base_.custom_hooks
-custom_hooks[-1]['switch_pipeline'][-4]['scaling_ratio_range'] = (0.5, 1.5)
+custom_hooks[-1]['switch_pipeline'] = [
+    *_base_.yolo_load, *_base_.yolo_letterbox, dict(_base_.yolo_affine, scaling_ratio_range=scaling), *_base_.yolo_last
+]

@@ -19,10 +19,7 @@ model = dict(
         widen_factor=widen_factor),
     bbox_head=dict(head_module=dict(in_channels=[256, 512, 512], widen_factor=widen_factor)))
 
-train_pipeline = _base_.train_pipeline
-mixup_step = train_pipeline[5]
-mixup_step['prob'] = 0.2
-for paste in (train_pipeline[3], mixup_step['pre_transform'][3]):
-    paste['prob'] = 0.6
-del paste
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+mosaic, paste, affine = mixed = _base_.paste_mosaic
+paste['prob'] = 0.6
+mixup = dict(_base_.paste_mixup, prob=0.2, pre_transform=[*_base_.paste_load, *mixed])
+train_dataloader = dict(dataset=dict(pipeline=[*_base_.paste_load, *mixed, mixup, *_base_.paste_last]))

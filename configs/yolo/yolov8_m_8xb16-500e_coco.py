@@ -1,5 +1,9 @@
-# YOLOv8-m on COCO: YOLOv8-n's recipe with its scale's augmentation, but for copy-paste, which needs masks.
-_base_ = './yolov8_n_8xb16-500e_coco.py'
+# YOLOv8-m on COCO by its own recipe, 8 GPUs with 16 images: copy-paste by the objects' masks, and MixUp.
+_base_ = [
+    '../_base_/models/yolov8_n.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/schedule_yolo_paste_500e.py',
+]
 
 deepen_factor = 0.67
 widen_factor = 0.75
@@ -11,15 +15,10 @@ model = dict(
         in_channels=channels, out_channels=channels, deepen_factor=deepen_factor, widen_factor=widen_factor),
     bbox_head=dict(head_module=dict(in_channels=channels, widen_factor=widen_factor)))
 
-# augmentation: scaling and MixUp
-mosaic = _base_.yolo_mosaic
-mosaic[-1]['scaling_ratio_range'] = (0.1, 1.9)
-train_pipeline = [
-    *_base_.yolo_load,
-    *mosaic,
-    dict(type='mmyolo.YOLOv5MixUp', prob=0.1, pre_transform=[*_base_.yolo_load, *mosaic]),
-    *_base_.yolo_last,
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-custom_hooks = _base_.custom_hooks
-custom_hooks[-1]['switch_pipeline'][-4]['scaling_ratio_range'] = (0.1, 1.9)
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    batch_sampler=None,
+    dataset=dict(filter_cfg=dict(filter_empty_gt=False, min_size=32), pipeline={{_base_.paste_train_pipeline}}))
+val_dataloader = dict(dataset=dict(pipeline={{_base_.yolo_test_pipeline}}))
+test_dataloader = val_dataloader

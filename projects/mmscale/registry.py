@@ -22,7 +22,13 @@ __all__ = ['DATASETS', 'DATA_SAMPLERS', 'HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRA
 WITH_MMYOLO = {
     'mmscale.yolo.backbones': ('YOLOv10Backbone', 'YOLOv12Backbone'),
     'mmscale.yolo.necks': ('YOLOv10PAFPN', 'YOLOv12PAFPN'),
-    'mmscale.yolo.heads': ('LightYOLOHeadModule', 'SizeAwareYOLOv8Head', 'YOLOv10Head', 'YOLOv10HeadModule'),
+    'mmscale.yolo.heads': (
+        'LightYOLOHeadModule',
+        'SizeAwareYOLOv10Head',
+        'SizeAwareYOLOv8Head',
+        'YOLOv10Head',
+        'YOLOv10HeadModule',
+    ),
     'mmscale.fine.yolo_necks': (
         'FINEYOLOv10PAFPN',
         'FINEYOLOv12PAFPN',

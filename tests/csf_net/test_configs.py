@@ -63,7 +63,9 @@ def test_the_recipe(name):
     cfg = load(name)
     check_recipe(cfg, 80, 16 if name.endswith('bccd') else 32, last=15)
     check_augmentation(cfg, 0.5, 0.1, None)
-    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=0.001, weight_decay=0.05)
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=0.001, betas=(0.937, 0.999), weight_decay=0.0005
+    )
     hook = cfg.default_hooks.param_scheduler
     assert (hook.scheduler_type, hook.warmup_epochs, hook.warmup_bias_lr) == ('cosine', 3, 0.0)
     assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == 5

@@ -40,6 +40,12 @@ def size_aware(type='mmscale.SizeAwareYOLOv8Head', **loss):
     return moved(build(**head(type, topk=60, loss_bbox={**RF_MPDIOU, **loss})))  # so that all levels take part
 
 
+def size_aware_v10():
+    torch.manual_seed(0)
+    module = head_module('mmscale.YOLOv10HeadModule')
+    return moved(build(**head('mmscale.SizeAwareYOLOv10Head', module, topk=60, loss_bbox=RF_MPDIOU)))
+
+
 def objects_of(image):
     return [tuple(box) for box in OBJECTS[image]]
 
@@ -95,6 +101,22 @@ def test_the_loss_is_the_formula_in_pixels(batch, sizes):
     assert images == {0, 1} and len(strides) > 1
     factor = 2 / max(outs[0]['assigned_scores'].sum().item(), 1)  # images of the batch
     assert losses['loss_bbox'].item() == pytest.approx(RF_MPDIOU['loss_weight'] * total * factor, rel=1e-4)
+
+
+def test_both_branches_of_yolov10_have_the_formula_in_pixels():
+    module, sizes = size_aware_v10(), [(128, 96), (80, 64)]
+    with box_loss_calls(module) as calls, assigned(module.one_to_many_assigner, module.one_to_one_assigner) as outs:
+        losses = module.loss(tuple(maps()), samples())
+    assert len(calls) == 2
+    for call, (out,), prefix in zip(calls, outs, ('', 'one_to_one.'), strict=True):
+        rows = list(rows_by_hand(call))
+        assert {image for _, _, image, _, _ in rows} == {0, 1}
+        total = sum(
+            weight * literal_rf_mpdiou.loss(pred, target, sizes[image]) for pred, target, image, _, weight in rows
+        )
+        factor = 2 / max(out['assigned_scores'].sum().item(), 1)  # images of the batch
+        assert losses[f'{prefix}loss_bbox'].item() == pytest.approx(RF_MPDIOU['loss_weight'] * total * factor, rel=1e-4)
+    assert len(list(rows_by_hand(calls[0]))) > len(list(rows_by_hand(calls[1]))) == 4  # one per object
 
 
 def test_the_loss_is_told_width_and_height_in_that_order():

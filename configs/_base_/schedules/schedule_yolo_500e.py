@@ -22,31 +22,23 @@ yolo_last = [
     dict(type='mmdet.RandomFlip', prob=0.5),
     dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape'))
 ]
+yolo_affine = dict(
+    type='mmyolo.YOLOv5RandomAffine',
+    max_rotate_degree=0.0,
+    max_shear_degree=0.0,
+    scaling_ratio_range=(1 - affine_scale, 1 + affine_scale),
+    max_aspect_ratio=100,
+    border_val=(114, 114, 114))
 yolo_mosaic = [
     dict(type='mmyolo.Mosaic', img_scale=img_scale, pad_val=114.0, pre_transform=yolo_load),
-    dict(
-        type='mmyolo.YOLOv5RandomAffine',
-        max_rotate_degree=0.0,
-        max_shear_degree=0.0,
-        scaling_ratio_range=(1 - affine_scale, 1 + affine_scale),
-        max_aspect_ratio=100,
-        border=(-img_scale[0] // 2, -img_scale[1] // 2),
-        border_val=(114, 114, 114)),
+    dict(**yolo_affine, border=(-img_scale[0] // 2, -img_scale[1] // 2)),
 ]
-yolo_train_pipeline = [*yolo_load, *yolo_mosaic, *yolo_last]
-yolo_train_pipeline_stage2 = [
-    *yolo_load,
+yolo_letterbox = [
     dict(type='mmyolo.YOLOv5KeepRatioResize', scale=img_scale),
     dict(type='mmyolo.LetterResize', scale=img_scale, allow_scale_up=True, pad_val=dict(img=114.0)),
-    dict(
-        type='mmyolo.YOLOv5RandomAffine',
-        max_rotate_degree=0.0,
-        max_shear_degree=0.0,
-        scaling_ratio_range=(1 - affine_scale, 1 + affine_scale),
-        max_aspect_ratio=100,
-        border_val=(114, 114, 114)),
-    *yolo_last,
 ]
+yolo_train_pipeline = [*yolo_load, *yolo_mosaic, *yolo_last]
+yolo_train_pipeline_stage2 = [*yolo_load, *yolo_letterbox, yolo_affine, *yolo_last]
 yolo_test_pipeline = [
     dict(type='mmscale.LoadImageFromFile', backend_args=None),
     dict(type='mmyolo.YOLOv5KeepRatioResize', scale=img_scale),

@@ -126,11 +126,11 @@ def predict_everywhere(exportable: ExportableDetector, inputs: Tensor) -> tuple[
     head = exportable.model.bbox_head
     cls_scores, bbox_preds, *more = head(exportable.model.extract_feat(inputs))  # (B, A * C, H, W) of every level, ...
     sizes = [exportable.known(x.shape[-2:]) for x in cls_scores]
-    priors = head.prior_generator.grid_priors(sizes, dtype=cls_scores[0].dtype, device=inputs.device)
+    priors = head.prior_generator.grid_priors(sizes, device=inputs.device)
     strides = [torch.full_like(prior[:, 0], stride) for prior, stride in zip(priors, head.featmap_strides, strict=True)]
 
     def join(levels: list[Tensor], channels: int) -> Tensor:
-        return torch.cat([by_position(x, channels) for x in levels], dim=1)
+        return torch.cat([by_position(x, channels) for x in levels], dim=1).float()  # as the priors
 
     scores = join(cls_scores, head.num_classes).sigmoid()
     if more and more[0] is not None:

@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from ..layers import RMSNorm2d
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+from .kinds import parameter_kind
 
 __all__ = ['AdditiveOptimWrapperConstructor']
 
 KEYS = ('custom_keys', 'norm_decay_mult', 'bias_decay_mult')
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, RMSNorm2d)  # _NormBase: batch (synchronised, too) and instance norm
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -87,14 +85,13 @@ class AdditiveOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         rule = dict(self.paramwise_cfg['custom_keys'][key]) if key is not None else {}
         options = {} if self.base_lr is None else dict(lr=self.base_lr * rule.pop('lr_mult', 1))
         if self.base_wd is not None:
-            if isinstance(owner, NORMS):
-                decay = self.paramwise_cfg.get('norm_decay_mult', 1)
-            elif name.rpartition('.')[2] in getattr(owner, 'no_weight_decay', ()):
-                decay = 0
-            elif name.rpartition('.')[2] == 'bias' or name.endswith('_bias'):
-                decay = self.paramwise_cfg.get('bias_decay_mult', 1)
-            else:
-                decay = 1
+            kind = parameter_kind(owner, name.rpartition('.')[2])
+            decay = dict(
+                norm=self.paramwise_cfg.get('norm_decay_mult', 1),
+                bias=self.paramwise_cfg.get('bias_decay_mult', 1),
+                kept=0,
+                weight=1,
+            )[kind]
             options['weight_decay'] = float(self.base_wd * rule.pop('decay_mult', decay))
         return {**options, **rule}
 

@@ -124,8 +124,8 @@ def row_image_sizes(count: int, device: torch.device | str = 'cpu') -> Tensor:
         raise ValueError(
             'the loss needs the size of the image that each box is in, and this head does not tell it: use '
             'mmscale.RTDETRHead, mmscale.SizeAwareRetinaHead, mmscale.SizeAwareFCOSHead, mmscale.SizeAwareRoIHead or '
-            'mmscale.SizeAwareYOLOv8Head, make your head size-aware (docs/rf_mpdiou.md), or pass image_sizes= to the '
-            'loss'
+            'mmscale.SizeAwareYOLOv8Head (or ...v10Head), make your head size-aware (docs/rf_mpdiou.md), or pass '
+            'image_sizes= to the loss'
         )
     sizes = batch.sizes.to(device)
     if batch.rows == 'blocks':

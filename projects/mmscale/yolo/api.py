@@ -23,6 +23,8 @@ from mmyolo.models.necks import BaseYOLONeck  # noqa: E402
 from mmyolo.models.utils import make_divisible, make_round  # noqa: E402
 from mmyolo.registry import TASK_UTILS  # noqa: E402
 
+import mmscale.compat_mmyolo  # noqa: E402, F401
+
 __all__ = [
     'TASK_UTILS',
     'BaseBackbone',

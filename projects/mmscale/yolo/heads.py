@@ -1,4 +1,4 @@
-"""The heads of YOLOv10 and YOLOv12 in MMYOLO's form, and YOLOv8's that tells a loss the images' sizes.
+"""The heads of YOLOv10 and YOLOv12 in MMYOLO's form, and those that tell a loss the images' sizes.
 
 Papers: "YOLOv10: Real-Time End-to-End Object Detection" (Wang et al., NeurIPS 2024), section 3.1 (dual assignments,
 fig. 2a) and 3.2 ("Lightweight classification head"). YOLOv12 has YOLOv11's head: YOLOv8's boxes and such a
@@ -23,7 +23,13 @@ from mmscale.registry import MODELS
 from .api import TASK_UTILS, YOLOv8Head, YOLOv8HeadModule
 from .blocks import conv
 
-__all__ = ['LightYOLOHeadModule', 'SizeAwareYOLOv8Head', 'YOLOv10Head', 'YOLOv10HeadModule']
+__all__ = [
+    'LightYOLOHeadModule',
+    'SizeAwareYOLOv10Head',
+    'SizeAwareYOLOv8Head',
+    'YOLOv10Head',
+    'YOLOv10HeadModule',
+]
 
 
 @MODELS.register_module()
@@ -160,14 +166,12 @@ class YOLOv10Head(YOLOv8Head):
         return losses | {f'one_to_one.{name}': loss for name, loss in own.items()}
 
     def decode(self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scores ``(B, M, K)`` and boxes ``(B, M, 4)``, in pixels of the batch, of all levels."""
+        """Scores ``(B, M, K)`` and boxes ``(B, M, 4)``, in pixels of the batch, of all levels, in float32."""
         sizes = [score.shape[2:] for score in cls_scores]
-        levels = self.prior_generator.grid_priors(
-            sizes, dtype=cls_scores[0].dtype, device=cls_scores[0].device, with_stride=True
-        )
+        levels = self.prior_generator.grid_priors(sizes, device=cls_scores[0].device, with_stride=True)
         priors = torch.cat(levels)
-        scores = torch.cat([x.flatten(2) for x in cls_scores], dim=2).transpose(1, 2).sigmoid()
-        distances = torch.cat([x.flatten(2) for x in bbox_preds], dim=2).transpose(1, 2)
+        scores = torch.cat([x.flatten(2) for x in cls_scores], dim=2).transpose(1, 2).float().sigmoid()
+        distances = torch.cat([x.flatten(2) for x in bbox_preds], dim=2).transpose(1, 2).float()
         return scores, self.bbox_coder.decode(priors[:, :2], distances, priors[:, 2])
 
     @staticmethod
@@ -271,6 +275,22 @@ class SizeAwareYOLOv8Head(YOLOv8Head):
         positive = assigned['fg_mask_pre_prior'].bool()
         images, places = positive.nonzero(as_tuple=True)
         state_rows(images, unit=self.stride_tensor[places, 0])
+
+
+@MODELS.register_module()
+class SizeAwareYOLOv10Head(YOLOv10Head, SizeAwareYOLOv8Head):
+    """YOLOv10's head, both branches of which tell RF-MPDIoU the size of each box's image, as YOLOv8's does.
+
+    Args:
+        *args: As :class:`YOLOv10Head`.
+        **kwargs: As :class:`YOLOv10Head`.
+    """
+
+    def special_init(self) -> None:
+        """Both assigners, which also state what they select."""
+        super().special_init()
+        if self.train_cfg:
+            self.one_to_one_assigner.register_forward_hook(self._state_positives)
 
 
 def _image_size(meta: dict, scores: Tensor, stride: int) -> tuple[int, int]:

@@ -11,13 +11,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from mmscale.engine.kinds import parameter_kind
 from mmscale.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 __all__ = ['YOLOOptimWrapperConstructor']
-
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -25,8 +23,8 @@ class YOLOOptimWrapperConstructor:
     """Three groups, in the order that MMYOLO's ``YOLOv5ParamSchedulerHook`` expects.
 
     1. Weights, with weight decay.
-    2. Weights of norms, without.
-    3. Biases, without: whatever has "bias" in its name. The hook warms them up from ``warmup_bias_lr``.
+    2. Weights of norms, and what a module names in its attribute ``no_weight_decay``, without.
+    3. Biases, those of norms among them, without. The hook warms them up from ``warmup_bias_lr``.
 
     As in the YOLOs, weight decay is for 64 images a step and grows with a larger batch; a smaller one is taken for one
     whose gradients are accumulated to about 64, which MMYOLO does not do either.
@@ -63,8 +61,7 @@ class YOLOOptimWrapperConstructor:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and id(parameter) not in seen:
                     seen.add(id(parameter))
-                    place = 2 if 'bias' in name else int(isinstance(module, NORMS))
-                    groups[place]['params'].append(parameter)
+                    groups[_group(module, name)]['params'].append(parameter)
         for kind, group in zip(('weights', 'norms', 'biases'), groups, strict=True):
             count = sum(parameter.numel() for parameter in group['params'])
             print_log(f'Optimizer group: {count:,} values of {kind}', 'current')
@@ -76,3 +73,10 @@ class YOLOOptimWrapperConstructor:
             return 1.0
         total = get_world_size() * batch_size
         return total * max(round(self.base_total_batch_size / total), 1) / self.base_total_batch_size
+
+
+def _group(owner: nn.Module, name: str) -> int:
+    kind = parameter_kind(owner, name)
+    if kind == 'norm':
+        return 2 if name == 'bias' else 1
+    return dict(weight=0, kept=1, bias=2)[kind]
