@@ -1,6 +1,6 @@
 # CSF-Net's recipe (section 4.1): AdamW, cosine, 80 epochs with 3 of warm-up, mosaic and MixUp but for the last 15; "all
 # other settings followed the YOLOV8 defaults", weight decay and betas among them. Ours: the defaults' learning rate of
-# 0.01, and 0.1 for biases at the start, are SGD's; 0.001 and no rate of their own stand here. MixUp's 0.1 is YOLOv8-m's,
+# 0.01, and 0.1 for biases at the start, are SGD's; 0.001 and no rate of their own stand here. MixUp has YOLOv8-m's 0.1,
 # the default is none. Mixed precision is a flag, `--amp`. Copy-paste, which the paper names, pastes objects by their
 # masks; its data set has none, so that it would pass every image on.
 _base_ = './schedule_yolo_500e.py'
