@@ -5,13 +5,14 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope, init_default_scope
 
 from mmscale.analysis.model import build_model
 from mmscale.engine.hooks.check_data import class_heads
@@ -316,3 +317,15 @@ def test_costs_are_the_papers(row, params, gflops, macs):
     assert cost.ours['flops'] == pytest.approx(gflops, rel=0.02) == cost.row.paper['flops']
     if macs:
         assert 2 * cost.result['macs'] / 1e9 == pytest.approx(macs, abs=0.001), 'with its attention and norms'
+
+
+@pytest.mark.parametrize('name', ['yolo/yolov8_s_8xb16-500e_coco', 'yolo/yolov12_n_8xb32-600e_coco'])
+def test_a_letterbox_is_grey(name):
+    """OpenCV fills the first channel alone with a float."""
+    cfg = load(name)
+    pipelines = [hook_of(cfg, 'PipelineSwitchHook').switch_pipeline, cfg.val_dataloader.dataset.pipeline]
+    for pipeline in pipelines:
+        (step,) = (step for step in pipeline if step.type.endswith('LetterResize'))
+        image = np.full((320, 640, 3), 200, np.uint8)
+        out = TRANSFORMS.build(step)(dict(img=image, img_shape=(320, 640)))['img']
+        assert out.shape == (640, 640, 3) and out[0, 0].tolist() == [114, 114, 114]

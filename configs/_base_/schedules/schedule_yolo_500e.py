@@ -35,7 +35,7 @@ yolo_mosaic = [
 ]
 yolo_letterbox = [
     dict(type='mmyolo.YOLOv5KeepRatioResize', scale=img_scale),
-    dict(type='mmyolo.LetterResize', scale=img_scale, allow_scale_up=True, pad_val=dict(img=114.0)),
+    dict(type='mmyolo.LetterResize', scale=img_scale, allow_scale_up=True, pad_val=dict(img=114)),
 ]
 yolo_train_pipeline = [*yolo_load, *yolo_mosaic, *yolo_last]
 yolo_train_pipeline_stage2 = [*yolo_load, *yolo_letterbox, yolo_affine, *yolo_last]
