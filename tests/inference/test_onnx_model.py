@@ -70,6 +70,30 @@ def test_sizes(write_onnx, shape, resize, image, inputs, scale):
     np.testing.assert_allclose(found.boxes, [np.minimum(expected, [width, height, width, height])])
 
 
+def test_a_letterbox(write_onnx):
+    """60x128 becomes 30x64, not enlarged, in a frame of 64x96; boxes come back without the borders."""
+    frame = dict(scale=[96, 64], scale_up=False, interpolation='bilinear', pad_value=[51.0, 102.0, 0.0])
+    rule = dict(keep_ratio=True, scale=[64, 64], round='down', shrink='area', letterbox=frame)
+    for shape in (('B', 3, 'H', 'W'), ('B', 3, 64, 96)):
+        model = OnnxModel(write_onnx(shape, resize=rule))
+        prepared = model.prepare(picture(60, 128, (0, 0, 255)), 'red')
+        assert (prepared.scale, prepared.offset, prepared.inputs.shape) == ((0.5, 0.5), (16, 17), (3, 64, 96))
+        inside = np.zeros((64, 96), bool)
+        inside[17:47, 16:80] = True
+        assert np.unique(prepared.inputs[:, inside], axis=1).T.tolist() == [[255, 0, 0]]
+        assert np.unique(prepared.inputs[:, ~inside], axis=1).T.tolist() == [[51, 102, 0]]
+        (found,) = model.detect([prepared], 0.5)
+        np.testing.assert_allclose(found.boxes, [[0, 0, 32, 60]])  # (8, 16, 32, 48) less (16, 17), times 2, clipped
+
+
+def test_a_file_of_an_earlier_version(write_onnx):
+    """Without a key of the letterbox, which was not written then: stretched if fixed, else as it is."""
+    rule = dict(keep_ratio=False, scale=None, pad_divisor=1, pad_value=114.0)
+    for shape, inputs in ((('B', 3, 'H', 'W'), (50, 128)), (('B', 3, 64, 64), (64, 64))):
+        prepared = OnnxModel(write_onnx(shape, resize=rule)).prepare(picture(50, 128), 'black')
+        assert prepared.inputs.shape == (3, *inputs) and prepared.offset == (0, 0) and not prepared.inputs.any()
+
+
 @pytest.mark.parametrize(('pad', 'expected'), [(51.0, [51, 51, 51]), ([51.0, 102.0, 0.0], [51, 102, 0])])
 def test_padding_has_the_files_value(write_onnx, pad, expected):
     """Padded before it is normalised, so zero after it is the mean, which differs between channels."""
@@ -121,6 +145,11 @@ def test_files_that_are_refused(write_onnx, tmp_path, refused):
     assert "has channel_order 'GRB'" in refused(main, write_onnx(channel_order='GRB'), image)
     assert 'should be like {"keep_ratio"' in refused(main, write_onnx(resize=dict(scale=[64])), image)
     assert 'should be like {"keep_ratio"' in refused(main, write_onnx(resize=[640, 640]), image)
+    fit = dict(keep_ratio=True, scale=[64, 64])
+    assert "round 'up' should be one of" in refused(main, write_onnx(resize=dict(fit, round='up')), image)
+    assert "('scale')" in refused(main, write_onnx(resize=dict(fit, letterbox=dict(scale_up=True))), image)
+    for rule in (dict(fit, rotate=90), dict(fit, letterbox=dict(rotate=90))):
+        assert 'resize with rotate, which this version does not know' in refused(main, write_onnx(resize=rule), image)
     for option in (['--allow-partial'], ['--cfg-options', 'model.a=1']):
         assert f'{option[0]} is for a config' in refused(main, write_onnx(), image, *option)
     assert "device 'tpu' cannot be used" in refused(main, write_onnx(), image, '--device', 'tpu')

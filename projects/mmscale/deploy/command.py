@@ -4,13 +4,13 @@ import argparse
 import warnings
 from pathlib import Path
 
-from mmscale.analysis.datasets import find_pipelines, type_name
 from mmscale.analysis.detector import Detector, load_detector
 from mmscale.engine.cli import Options, UsageError, command, say
 from mmscale.files import markdown_table
 
 from . import check
 from .export import build_file, write_file
+from .pipeline import own_size
 
 __all__ = ['build_parser', 'main']
 
@@ -56,12 +56,7 @@ def choose_size(args: argparse.Namespace, detector: Detector) -> tuple[int, int]
                 f'--size {" ".join(map(str, args.size))} should be height and width, two positive numbers, or one'
             )
         return tuple(size)
-    pipelines = find_pipelines((detector.cfg.get('test_dataloader') or {}).get('dataset'))
-    for step in (pipelines or [[]])[0]:
-        if type_name(step) == 'Resize' and not step.get('keep_ratio', False) and step.get('scale'):
-            scale = step['scale']
-            return (scale, scale) if isinstance(scale, int) else (scale[1], scale[0])
-    return None
+    return own_size(detector)
 
 
 def summarize(path: Path, model, agreement: check.Agreement | None) -> str:

@@ -72,13 +72,15 @@ def build_file(detector: Detector, size: tuple[int, int] | None = None, opset: i
 
     Raises:
         ImportError: If onnx is not installed.
-        ValueError: As :func:`build_exportable`; or if ONNX has no operator for a layer, or ``opset`` is out of range.
+        ValueError: As :func:`build_exportable`; or if ONNX has no operator for a layer, ``opset`` is out of range, or
+            the config's test pipeline does what the file's metadata cannot say.
     """
     if onnx is None:
         raise ImportError('onnx, which exported files are written with, is not installed: pip install onnx')
     if opset not in OPSETS:
         raise ValueError(f'opset={opset} is not supported: choose one from {OPSETS[0]} to {OPSETS[-1]}')
     exportable = build_exportable(detector, size)
+    metadata = describe(detector, size)
     example = _example(detector, size)
     with torch.no_grad():
         count = exportable(example)[1].shape[1]
@@ -88,7 +90,7 @@ def build_file(detector: Detector, size: tuple[int, int] | None = None, opset: i
         for dim, value in zip(list(output.type.tensor_type.shape.dim)[1:], shape, strict=True):
             dim.Clear()  # known, but not to the exporter
             dim.dim_value = value
-    for key, value in describe(detector, size).items():
+    for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     return model

@@ -5,18 +5,36 @@ The values are JSON, under the file's ``metadata_props``:
     classes         names of the labels
     channel_order   'RGB' or 'BGR'
     input_size      [H, W], or null where any size will do
-    resize          {"keep_ratio", "scale": [W, H] or null, "pad_divisor", "pad_value"} of the config's test pipeline
+    resize          what the config's test pipeline does to an image, as below
     detector        the config's name
     mmscale         the version that wrote the file
+
+``resize`` always has
+
+    keep_ratio      false: stretch to ``scale``; true: fit into it, lying or standing as the image does
+    scale           [W, H], or null: the image keeps its size
+    pad_divisor     sides are padded to a multiple of it, at the right and bottom
+    pad_value       the pixel to pad with, there or to fill an ``input_size``: one number, or one per channel in
+                    ``channel_order``
+
+and, only where they differ from what the brackets say,
+
+    round           'down': a side that ``keep_ratio`` gives loses its fraction ('nearest')
+    shrink, enlarge interpolation of an image that becomes smaller, or not ('bilinear')
+    pad_size        [W, H] to pad to, at the right and bottom (none)
+    letterbox       what follows, before any other padding (none): {"scale": [W, H] to fit into, whichever way the image
+                    lies; "scale_up", whether a smaller image is enlarged; "interpolation"; "pad_value", of the borders,
+                    which are half on either side, the odd pixel at the right or bottom}
 """
 
 import json
 
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmscale.analysis.datasets import find_pipelines, type_name
 from mmscale.analysis.detector import Detector
 from mmscale.version import __version__
+
+from .pipeline import resize_rule
 
 __all__ = ['channel_order', 'describe']
 
@@ -30,12 +48,15 @@ def describe(detector: Detector, size: tuple[int, int] | None) -> dict[str, str]
 
     Returns:
         dict[str, str]: JSON by key.
+
+    Raises:
+        ValueError: If the config's test pipeline does what the metadata cannot say.
     """
     values = dict(
         classes=class_names(detector),
         channel_order=channel_order(detector.model),
         input_size=None if size is None else list(size),
-        resize=resize_rule(detector),
+        resize=resize_rule(detector, size),
         detector=detector.name,
         mmscale=__version__,
     )
@@ -59,25 +80,3 @@ def class_names(detector: Detector) -> list[str]:
         names = (getattr(kind, 'METAINFO', None) or {}).get('classes') or ()
     count = detector.model.bbox_head.num_classes
     return list(names) if len(names) == count else [str(label) for label in range(count)]
-
-
-def resize_rule(detector: Detector) -> dict:
-    """How the test pipeline resizes, and with what to pad if an image has to fill an input of another shape.
-
-    The graph itself pads to the model's divisor, so that nobody else has to. Its padding is a constant after the
-    normalisation; ``pad_value`` is the pixel that becomes that constant, one per channel where they differ.
-    """
-    pipelines = find_pipelines((detector.cfg.get('test_dataloader') or {}).get('dataset'))
-    resizes = [step for step in (pipelines or [[]])[0] if type_name(step) in ('Resize', 'FixScaleResize')]
-    scale = (resizes[0].get('scale') if resizes else None) or None
-    preprocessor = detector.model.data_preprocessor
-    pad = [float(preprocessor.pad_value)]
-    if preprocessor._enable_normalize:
-        pad = (preprocessor.mean + preprocessor.pad_value * preprocessor.std).flatten().tolist()
-        pad = [round(value, 4) for value in pad]
-    return dict(
-        keep_ratio=bool(resizes and resizes[0].get('keep_ratio', False)),
-        scale=None if scale is None else ([scale] * 2 if isinstance(scale, int) else list(scale)),
-        pad_divisor=1,
-        pad_value=pad[0] if len(set(pad)) == 1 else pad,
-    )

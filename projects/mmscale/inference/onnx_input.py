@@ -2,18 +2,22 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
-import mmcv
 import numpy as np
 
 from mmscale.engine.cli import UsageError
 
+from .letterbox import Letterbox, fill, resize_to
+
 __all__ = ['InputRules', 'read_rules']
 
 RULES = ('classes', 'channel_order', 'resize')
+KEYS = ('keep_ratio', 'scale', 'pad_divisor', 'pad_value', 'round', 'shrink', 'enlarge', 'pad_size', 'letterbox')
+LETTERBOX_KEYS = ('scale', 'scale_up', 'interpolation', 'pad_value')
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')
 
 
 @dataclass
@@ -30,6 +34,13 @@ class InputRules:
         pad_divisor (int): The input's sides are multiples of it where ``input_size`` does not fix them.
         pad_value (float | list[float]): Value of padded pixels before normalising, or one per channel in
             ``channel_order``.
+        round_down (bool): Whether sides that keep their proportions lose their fractions. Defaults to False: rounded.
+        shrink (str): Interpolation of an image that becomes smaller. Defaults to 'bilinear'.
+        enlarge (str): Of one that does not. Defaults to 'bilinear'.
+        pad_size (tuple[int, int], optional): Width and height to pad to where ``input_size`` does not fix them.
+            Defaults to None.
+        letterbox (Letterbox, optional): What happens between resizing and padding; its frame is ``input_size`` where
+            that is fixed. Defaults to None.
     """
 
     classes: tuple[str, ...]
@@ -38,7 +49,24 @@ class InputRules:
     keep_ratio: bool
     scale: tuple[int, int] | None
     pad_divisor: int
-    pad_value: float | Sequence[float]
+    pad_value: float | list[float]
+    round_down: bool = False
+    shrink: str = 'bilinear'
+    enlarge: str = 'bilinear'
+    pad_size: tuple[int, int] | None = None
+    letterbox: Letterbox | None = None
+
+    def __post_init__(self) -> None:
+        """Follow an ``input_size`` that the file's other rules were not made for."""
+        if self.input_size is None:
+            return
+        frame = self.input_size[::-1]
+        if self.letterbox is not None:
+            if self.letterbox.scale != frame:
+                self.letterbox = replace(self.letterbox, scale=frame)
+                self.scale = self.scale and frame
+        elif not self.keep_ratio:
+            self.scale = frame
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Resize an image; into a fixed input it always fits.
@@ -48,36 +76,40 @@ class InputRules:
         """
         height, width = image.shape[:2]
         new_width, new_height = self._new_size(width, height)
-        return image if (new_width, new_height) == (width, height) else mmcv.imresize(image, (new_width, new_height))
+        smaller = new_width * new_height < width * height
+        image = resize_to(image, new_width, new_height, self.shrink if smaller else self.enlarge)
+        return image if self.letterbox is None else self.letterbox.resize(image)
 
     def _new_size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the resized image; MMCV rounds them so."""
+        """Width and height of the resized image, before a letterbox; MMCV rounds them so."""
         if not self.keep_ratio:
-            return self.scale or (self.input_size or (height, width))[::-1]
+            return self.scale or (width, height)
         factors = []
         if self.scale:
             factors.append(min(max(self.scale) / max(width, height), min(self.scale) / min(width, height)))
-        if self.input_size:
-            room = min(self.input_size[0] / height, self.input_size[1] / width)
-            factors = [min([*factors, room])]
-        factor = factors[0] if factors else 1.0
-        return max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
+        if self.input_size and self.letterbox is None:
+            factors.append(min(self.input_size[0] / height, self.input_size[1] / width))
+        factor = min(factors, default=1.0)
+        half = 0.0 if self.round_down else 0.5
+        return max(1, int(width * factor + half)), max(1, int(height * factor + half))
 
-    def pad(self, image: np.ndarray) -> np.ndarray:
-        """Pad an image at the right and bottom.
+    def pad(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """Pad an image: a letterbox on all sides, the rest at the right and bottom.
 
         Args:
             image (np.ndarray): Resized, in ``channel_order``, ``(H, W, 3)``.
+
+        Returns:
+            tuple[np.ndarray, tuple[int, int]]: The input, and where the image's left and top are in it.
         """
+        offset = (0, 0)
+        if self.letterbox is not None:
+            image, offset = self.letterbox.pad(image)
         height, width = image.shape[:2]
-        divisor = self.pad_divisor
-        padded = self.input_size or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
-        if padded == (height, width):
-            return image
-        canvas = np.empty((*padded, 3), image.dtype)
-        canvas[:] = self.pad_value
-        canvas[:height, :width] = image
-        return canvas
+        padded = (-(-height // self.pad_divisor) * self.pad_divisor, -(-width // self.pad_divisor) * self.pad_divisor)
+        if self.pad_size:
+            padded = (max(height, self.pad_size[1]), max(width, self.pad_size[0]))
+        return fill(image, self.input_size or padded, self.pad_value), offset
 
 
 def read_rules(path: str | PathLike, metadata: dict[str, str], shape: tuple[int, int] | None) -> InputRules:
@@ -101,25 +133,63 @@ def read_rules(path: str | PathLike, metadata: dict[str, str], shape: tuple[int,
     if order not in ('RGB', 'BGR'):
         raise UsageError(f"ONNX file '{path}' has channel_order {order!r}; it should be RGB or BGR")
     try:
-        scale, pad = resize.get('scale'), resize.get('pad_value', 0.0)
-        rules = InputRules(
-            classes=tuple(map(str, values['classes'])),
-            channel_order=order,
-            input_size=shape or (values['input_size'] and _two(values['input_size'])),
-            keep_ratio=bool(resize['keep_ratio']),
-            scale=scale and _two(scale),
-            pad_divisor=int(resize.get('pad_divisor') or 1),
-            pad_value=[float(value) for value in pad] if isinstance(pad, list) else float(pad),
-        )
+        return _parse_resize(resize, tuple(map(str, values['classes'])), order, shape or values['input_size'])
+    except _UnknownKey as error:
+        raise UsageError(
+            f"ONNX file '{path}' has metadata resize with {error}, which this version does not know: update MMScale"
+        ) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"ONNX file '{path}' has metadata resize {metadata['resize']} and input_size {metadata.get('input_size')}; "
             'they should be like {"keep_ratio": true, "scale": [640, 640], "pad_divisor": 32, "pad_value": 0} and '
-            '[640, 640] or null'
+            f'[640, 640] or null ({error})'
         ) from error
-    if not rules.keep_ratio and rules.scale and rules.input_size and rules.scale != rules.input_size[::-1]:
-        rules.scale = None  # the graph was made for another size than its config's; images are stretched to that
-    return rules
+
+
+class _UnknownKey(Exception):
+    """Names a rule that would be ignored."""
+
+
+def _parse_resize(resize: dict, classes: tuple[str, ...], order: str, input_size: Sequence | None) -> InputRules:
+    """The rules; keys that a file of an earlier version lacks have the values that they had then."""
+    letterbox = resize.get('letterbox')
+    for rule, keys in ((resize, KEYS), (letterbox or {}, LETTERBOX_KEYS)):
+        if unknown := [key for key in rule if key not in keys]:
+            raise _UnknownKey(', '.join(unknown))
+    return InputRules(
+        classes=classes,
+        channel_order=order,
+        input_size=input_size and _two(input_size),
+        keep_ratio=bool(resize['keep_ratio']),
+        scale=_optional(resize.get('scale')),
+        pad_divisor=int(resize.get('pad_divisor') or 1),
+        pad_value=_pixel(resize.get('pad_value', 0.0)),
+        round_down=_one_of('round', resize.get('round', 'nearest'), ('nearest', 'down')) == 'down',
+        shrink=_one_of('shrink', resize.get('shrink', 'bilinear'), INTERPOLATIONS),
+        enlarge=_one_of('enlarge', resize.get('enlarge', 'bilinear'), INTERPOLATIONS),
+        pad_size=_optional(resize.get('pad_size')),
+        letterbox=letterbox
+        and Letterbox(
+            scale=_two(letterbox['scale']),
+            scale_up=bool(letterbox['scale_up']),
+            interpolation=_one_of('interpolation', letterbox['interpolation'], INTERPOLATIONS),
+            pad_value=_pixel(letterbox['pad_value']),
+        ),
+    )
+
+
+def _pixel(value: float | Sequence) -> float | list[float]:
+    return [float(channel) for channel in value] if isinstance(value, list) else float(value)
+
+
+def _one_of(key: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f'{key} {value!r} should be one of {", ".join(known)}')
+    return value
+
+
+def _optional(values: Sequence | None) -> tuple[int, int] | None:
+    return values and _two(values)
 
 
 def _two(values: Sequence) -> tuple[int, int]:

@@ -35,11 +35,13 @@ class Prepared:
     Attributes:
         inputs (np.ndarray): float32, ``(3, H, W)``.
         scale (tuple[float, float]): Width and height of the resized image, by those of the original.
+        offset (tuple[int, int]): Left and top of the resized image in the input.
         size (tuple[int, int]): Height and width of the original.
     """
 
     inputs: np.ndarray
     scale: tuple[float, float]
+    offset: tuple[int, int]
     size: tuple[int, int]
 
 
@@ -87,8 +89,8 @@ class OnnxModel:
         scale = (resized.shape[1] / image.shape[1], resized.shape[0] / image.shape[0])
         if self._rules.channel_order == 'RGB':
             resized = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB)
-        padded = self._rules.pad(resized.astype(np.float32))
-        return Prepared(np.ascontiguousarray(padded.transpose(2, 0, 1)), scale, image.shape[:2])
+        padded, offset = self._rules.pad(resized.astype(np.float32))
+        return Prepared(np.ascontiguousarray(padded.transpose(2, 0, 1)), scale, offset, image.shape[:2])
 
     def fits_batch(self, first: Prepared, other: Prepared) -> bool:
         """Whether two images may share a batch: if their inputs have the same size."""
@@ -115,7 +117,7 @@ def _to_detections(
 ) -> Detections:
     """Results of one image that reach the score, without the rows that only fill the output up."""
     kept = keep_above(boxes, scores, score_thr) & (labels >= 0)
-    boxes = boxes[kept].astype(np.float64) / np.tile(image.scale, 2)
+    boxes = (boxes[kept].astype(np.float64) - np.tile(image.offset, 2)) / np.tile(image.scale, 2)
     return Detections(clip_boxes(boxes, image.size), scores[kept], labels[kept])
 
 
