@@ -17,6 +17,8 @@ if not HAS_MMYOLO:
 
 TINY = dict(widen_factor=1 / 16, fusion_blocks=(1, 1, 1, 1))
 WIDTHS = [16, 32, 64]
+FOUR = 'of CSFBackbone should be four positive numbers'
+QUOTAS = 'of CSFBackbone should be three positive numbers: for the strides 8, 16 and 32'
 ROWS = {
     'paper': dict(),
     'without CSwitch': dict(switch=False),
@@ -308,17 +310,50 @@ def test_options_of_the_shallow_backbone_reach_it_alone():
     [
         (dict(fusion_blocks=(1, 2, 3)), 'fusion_blocks=(1, 2, 3) of CSFBackbone should be four positive numbers'),
         (dict(fusion_blocks=(1, 2, 3, 0)), 'fusion_blocks=(1, 2, 3, 0) of CSFBackbone should be four positive numbers'),
-        (dict(quotas=[8, 8]), 'quotas=[8, 8] of CSFBackbone should be three: for the strides 8, 16 and 32'),
-        (dict(quotas=[]), 'quotas=[] of CSFBackbone should be three: for the strides 8, 16 and 32'),
-        (dict(quotas=[8, 8, 0]), 'quotas=[8, 8, 0] of CSwitch should be a list of positive whole numbers'),
+        (dict(fusion_blocks=3), 'fusion_blocks=3 of CSFBackbone should be four positive numbers'),
+        (dict(fusion_blocks=[1, 2, 3, 0.5]), f'fusion_blocks=[1, 2, 3, 0.5] {FOUR}'),
+        (dict(fusion_blocks='1233'), "fusion_blocks='1233' of CSFBackbone should be four positive numbers"),
+        (dict(quotas=[8, 8]), f'quotas=[8, 8] {QUOTAS}'),
+        (dict(quotas=[]), f'quotas=[] {QUOTAS}'),
+        (dict(quotas=[8, 8, 0]), f'quotas=[8, 8, 0] {QUOTAS}'),
+        (dict(quotas=64), f'quotas=64 {QUOTAS}'),
+        (dict(quotas=[8, 8, True]), f'quotas=[8, 8, True] {QUOTAS}'),
         (dict(switch_kernel=2), 'kernel=2 of CSwitch should be an odd number from 1'),
+        (dict(switch_kernel=3.0), 'kernel=3.0 of CSwitch should be an odd number from 1'),
+        (dict(switch_kernel='3'), "kernel='3' of CSwitch should be an odd number from 1"),
         (dict(fusion='sum'), "fusion='sum' of CSFBackbone should be 'dfuse' or 'concat'"),
+        (dict(shallow=2), 'shallow=2 of CSFBackbone should be a dict of options'),
+        (dict(shallow=[]), 'shallow=[] of CSFBackbone should be a dict of options'),
+        (dict(shallow=dict(widen_factor=0.5)), 'shallow.widen_factor=0.5 cannot be set: CSFBackbone sets it'),
+        (dict(shallow=dict(out_indices=(4,))), 'shallow.out_indices=(4,) cannot be set: CSFBackbone sets it'),
+        (dict(shallow=dict(type='Other')), "shallow.type='Other' cannot be set: CSFBackbone sets it"),
+        (
+            dict(shallow=dict(depen_factor=1)),
+            'shallow has no option depen_factor=1: its options are plugins, frozen_stages, norm_eval, init_cfg',
+        ),
+        (
+            dict(shalow=dict(plugins=2)),
+            "CSFBackbone has no option shalow={'plugins': 2}: its options are last_stage_out_channels, deepen_factor, "
+            'widen_factor, fusion_blocks, switch_kernel, quotas, switch, fusion, norm_cfg, act_cfg, shallow, init_cfg',
+        ),
     ],
 )
 def test_what_it_refuses_is_one_sentence(options, message):
     with pytest.raises(ValueError) as caught:
         backbone(**options)
     assert str(caught.value) == message
+
+
+def test_a_child_of_a_users_may_have_options_of_its_own():
+    from mmscale.csf_net.backbone import CSFBackbone
+
+    class Child(CSFBackbone):
+        def __init__(self, *args, more=1, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    assert len(Child(**TINY, more=2).switches) == 3
+    with pytest.raises(ValueError, match='^CSFBackbone has no option les=1: '):
+        Child(**TINY, les=1)
 
 
 def test_the_switches_are_cswitches():

@@ -75,6 +75,8 @@ def test_a_branch_alone_teaches_its_own_weights_only():
         ([], 1, r'quotas=\[\] of CSwitch should be a list of positive whole numbers'),
         ([4, 0], 1, r'quotas=\[4, 0\] of CSwitch should be a list of positive whole numbers'),
         ([4, -2], 1, r'quotas=\[4, -2\] of CSwitch should'),
+        (64, 1, r'quotas=64 of CSwitch should be a list of positive whole numbers'),
+        ([True, 4], 1, r'quotas=\[True, 4\] of CSwitch should'),
         ([4.0, 2], 1, r'quotas=\[4.0, 2\] of CSwitch should'),
         ([4], 2, 'kernel=2 of CSwitch should be an odd number from 1'),
         ([4], 0, 'kernel=0 of CSwitch should be an odd number from 1'),

@@ -120,7 +120,10 @@ def test_weights():
         (dict(shallow_ratio=0.0), 'shallow_ratio=0.0 of CReToNeXt leaves 0 shallow and 8 deep of out_channels=8'),
         (dict(shallow_ratio=1.0), 'shallow_ratio=1.0 of CReToNeXt leaves 8 shallow and 0 deep of out_channels=8'),
         (dict(shallow_ratio=-0.5), 'shallow_ratio=-0.5 of CReToNeXt leaves -4 shallow and 12 deep of out_channels=8'),
-        (dict(num_blocks=0), 'num_blocks=0 of CReToNeXt should be 1 or more'),
+        (dict(shallow_ratio='half'), "shallow_ratio='half' of CReToNeXt should be a number between 0 and 1"),
+        (dict(num_blocks=0), 'num_blocks=0 of CReToNeXt should be a whole number from 1'),
+        (dict(num_blocks=2.0), 'num_blocks=2.0 of CReToNeXt should be a whole number from 1'),
+        (dict(num_blocks=True), 'num_blocks=True of CReToNeXt should be a whole number from 1'),
     ],
 )
 def test_what_it_refuses_is_one_sentence(options, message):

@@ -109,7 +109,84 @@ def test_the_cost_of_the_exchange_is_similar():
     assert count(ours()) / count(plain()) == pytest.approx(1, abs=0.06)
 
 
-def test_a_wrong_option_of_cretonext_is_one_sentence():
-    with pytest.raises(ValueError, match='num_blocks=0 of CReToNeXt should be 1 or more'):
-        ours(cretonext=dict(num_blocks=0))
+def test_building_draws_nothing_but_its_own_weights(monkeypatch):
+    """No C2f is built for its widths at stride 8."""
+    from mmyolo.models.necks import yolov8_pafpn
+
+    built = []
+    kind = yolov8_pafpn.CSPLayerWithTwoConv
+    monkeypatch.setattr(yolov8_pafpn, 'CSPLayerWithTwoConv', lambda *a, **k: built.append(a) or kind(*a, **k))
+    ours()
+    assert len(built) == 3  # stride 16 on the way down, 16 and 32 on the way up
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+THREE = 'of CSFPAFPN should both name the three maps of the strides 8, 16 and 32'
+ITS = 'but its in_channels at widen_factor=0.125 are [32, 64, 128]'
+OPTIONS = (
+    'its options are in_channels, out_channels, cretonext, deepen_factor, widen_factor, num_csp_blocks, freeze_all, '
+    'norm_cfg, act_cfg, init_cfg'
+)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(cretonext=dict(num_blocks=0)), 'num_blocks=0 of CReToNeXt should be a whole number from 1'),
+        (dict(cretonext=dict(num_blocks=2.0)), 'num_blocks=2.0 of CReToNeXt should be a whole number from 1'),
+        (
+            dict(cretonext=dict(blocks=2)),
+            'cretonext has no option blocks=2: its options are num_blocks, shallow_ratio',
+        ),
+        (dict(cretonext=dict(in_channels=8)), 'cretonext.in_channels=8 cannot be set: CSFPAFPN sets it'),
+        (dict(cretonext=2), 'cretonext=2 of CSFPAFPN should be a dict of options'),
+        (dict(creto_next=dict(num_blocks=2)), f"CSFPAFPN has no option creto_next={{'num_blocks': 2}}: {OPTIONS}"),
+        (
+            dict(in_channels=[256, 512, 1024, 1024], out_channels=[256, 512, 1024, 1024]),
+            f'in_channels=[256, 512, 1024, 1024] and out_channels=[256, 512, 1024, 1024] {THREE}',
+        ),
+        (dict(in_channels=256), f'in_channels=256 and out_channels=[256, 512, 1024] {THREE}'),
+        (dict(out_channels=256), f'in_channels=[256, 512, 1024] and out_channels=256 {THREE}'),
+        (
+            dict(out_channels=[128, 256, 512]),
+            "out_channels=[128, 256, 512] of CSFPAFPN should equal in_channels=[256, 512, 1024]: YOLOv8's neck has one "
+            'width per level',
+        ),
+        (
+            dict(widen_factor=0.3),
+            'widen_factor=0.3 of CSFPAFPN should make multiples of 8 of in_channels=[256, 512, 1024]',
+        ),
+    ],
+)
+def test_what_it_refuses_is_one_sentence(options, message):
+    with pytest.raises(ValueError) as caught:
+        ours(**options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    'widths, message',
+    [
+        ([48, 96, 192], f'maps with [48, 96, 192] channels, {ITS}'),
+        ([32, 64, 96], f'maps with [32, 64, 96] channels, {ITS}'),
+        ([32, 64], '2 maps, but was built for 3'),
+        ([16, 32, 64, 128], '4 maps, but was built for 3'),
+    ],
+)
+def test_a_backbone_of_other_maps_is_one_sentence(widths, message):
+    x = [torch.rand(1, width, 32 >> place, 32 >> place) for place, width in enumerate(widths)]
+    with pytest.raises(ValueError) as caught:
+        ours()(x)
+    assert str(caught.value) == f'CSFPAFPN got {message}'
+
+
+def test_it_returns_itself_in_either_mode():
+    """MMYOLO's necks return None."""
+    module = ours()
+    assert module.eval() is module and not module.training
+    assert module.train() is module and module.training
+
+
+def test_the_configs_widths_are_the_small_ones():
     assert SCALE['widen_factor'] * 256 == WIDTHS[0]

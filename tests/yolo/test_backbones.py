@@ -25,6 +25,12 @@ BACKBONES = {
 }
 
 
+COMMON = (
+    'last_stage_out_channels, deepen_factor, widen_factor, input_channels, out_indices, frozen_stages, plugins, '
+    'norm_cfg, act_cfg, norm_eval, init_cfg'
+)
+
+
 def backbone(type, seed=0, **options):
     torch.manual_seed(seed)
     return build(type, **{**SCALE, **options})
@@ -223,6 +229,13 @@ def test_frozen_stages_and_norms(options):
     assert not any(m.training for m in module.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_they_return_themselves_in_either_mode(options):
+    """MMYOLO's return None."""
+    module = backbone(**options)
+    assert module.eval() is module and not module.training
+    assert module.train() is module and module.training
+
+
 def test_gray_images(options):
     module = stirred(backbone(**options, input_channels=1))
     assert module.stem.conv.in_channels == 1
@@ -283,6 +296,43 @@ def test_a_start_of_the_users_stands(options):
         (
             dict(type='YOLOv10Backbone', cib_stages=[0]),
             'cib_stages=[0] names stage 0, but the stages are 1 to 4',
+        ),
+        (
+            dict(type='YOLOv10Backbone', cib_stages=4),
+            'cib_stages=4 of YOLOv10Backbone should be a list of stages, 1 to 4',
+        ),
+        (
+            dict(type='YOLOv10Backbone', cib_stages=[True]),
+            'cib_stages=[True] of YOLOv10Backbone should be a list of stages, 1 to 4',
+        ),
+        (
+            dict(type='YOLOv10Backbone', cib_stage=4),
+            f'YOLOv10Backbone has no option cib_stage=4: its options are cib_stages, large_kernel, {COMMON}',
+        ),
+        (
+            dict(type='YOLOv10Backbone', arch_setting=[]),
+            f'YOLOv10Backbone has no option arch_setting=[]: its options are cib_stages, large_kernel, {COMMON}',
+        ),
+        (
+            dict(type='YOLOv12Backbone', area=4),
+            'YOLOv12Backbone has no option area=4: its options are c3k, residual, mlp_ratio, areas, position_kernel, '
+            f'stride_groups, {COMMON}',
+        ),
+        (
+            dict(type='YOLOv10Backbone', out_indices=4),
+            'out_indices=4 of YOLOv10Backbone should be numbers from 0 to 4',
+        ),
+        (
+            dict(type='YOLOv12Backbone', out_indices=(3, 5)),
+            'out_indices=(3, 5) of YOLOv12Backbone should be numbers from 0 to 4',
+        ),
+        (
+            dict(type='YOLOv12Backbone', areas=4),
+            'areas=4 of YOLOv12Backbone should be two positive numbers',
+        ),
+        (
+            dict(type='YOLOv12Backbone', stride_groups=[2, 4.0]),
+            'stride_groups=[2, 4.0] of YOLOv12Backbone should be two positive numbers',
         ),
         (
             dict(type='YOLOv12Backbone', areas=(4,)),

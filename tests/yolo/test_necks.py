@@ -1,5 +1,7 @@
 """The necks of YOLOv10 and YOLOv12: the path, the blocks on it, starts and errors."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -156,6 +158,13 @@ def test_starts(options):
     assert all((layer.weight == 0.5).all() for layer in module.modules() if isinstance(layer, nn.Conv2d))
 
 
+def test_they_return_themselves_in_either_mode(options):
+    """MMYOLO's return None."""
+    module = neck(**options)
+    assert module.eval() is module and not module.training
+    assert module.train() is module and module.training
+
+
 def test_all_can_be_frozen(options):
     module = neck(**options, freeze_all=True)
     module.train()
@@ -170,6 +179,26 @@ def test_all_can_be_frozen(options):
             {**V10, 'cib': ('top_down_8',)},
             "cib=['top_down_8'] of YOLOv10PAFPN names 'top_down_8'; there is "
             "['top_down_16', 'bottom_up_16', 'bottom_up_32']",
+        ),
+        (
+            {**V10, 'cib': 'bottom_up_32'},
+            "cib='bottom_up_32' of YOLOv10PAFPN should be a list; there is "
+            "['top_down_16', 'bottom_up_16', 'bottom_up_32']",
+        ),
+        (
+            {**V10, 'cibs': ()},
+            'YOLOv10PAFPN has no option cibs=(): its options are cib, large_kernel, in_channels, out_channels, '
+            'deepen_factor, widen_factor, freeze_all, norm_cfg, act_cfg, init_cfg',
+        ),
+        (
+            {**V12, 'large_kernel': True},
+            'YOLOv12PAFPN has no option large_kernel=True: its options are in_channels, out_channels, deepen_factor, '
+            'widen_factor, freeze_all, norm_cfg, act_cfg, init_cfg',
+        ),
+        (
+            {**V12, 'in_channels': 512},
+            'in_channels=512 and out_channels=[256, 512, 1024] of YOLOv12PAFPN should both name the three maps of the '
+            'strides 8, 16 and 32',
         ),
         (
             {**V10, 'in_channels': [256, 512]},
@@ -187,6 +216,37 @@ def test_what_they_refuse_is_one_sentence(options, message):
     with pytest.raises(ValueError) as caught:
         neck(**options)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    'widths, message',
+    [
+        ([64, 64, 96], 'maps with [64, 64, 96] channels, but its in_channels at widen_factor=0.125 are [64, 64, 128]'),
+        ([64, 64], '2 maps, but was built for 3'),
+        ([32, 64, 64, 128], '4 maps, but was built for 3'),
+    ],
+)
+def test_a_backbone_of_other_maps_is_one_sentence(widths, message):
+    x = [torch.rand(1, width, 32 >> place, 32 >> place) for place, width in enumerate(widths)]
+    with pytest.raises(ValueError) as caught:
+        neck(**V12)(x)
+    assert str(caught.value) == f'YOLOv12PAFPN got {message}'
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('type', ['YOLOv10PAFPN', 'YOLOv12PAFPN', 'CSFPAFPN', 'FINEYOLOv8PAFPN', 'FINEYOLOv6RepPAFPN'])
+def test_the_check_of_its_maps_is_in_no_graph(type):
+    """Tracing, which ONNX's exporter does, warns of nothing; torch.compile takes the neck whole."""
+    plain = dict(fine_levels=[]) if type.startswith('FINE') else {}  # FINE itself warns of the sizes that it checks
+    module = stirred(neck(**{**V10, 'type': type}, **plain))
+    x = inputs(V10, size=(64, 96), batch=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', torch.jit.TracerWarning)
+        traced = torch.jit.trace(module, (x,))
+    compiled = torch.compile(module, fullgraph=True, backend='aot_eager', dynamic=False)
+    for a, b, c in zip(module(x), traced(x), compiled(x), strict=True):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, c)
 
 
 def test_the_small_ones_widths():

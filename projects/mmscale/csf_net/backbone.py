@@ -40,6 +40,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmscale.layers import init_as_torch
+from mmscale.options import are_whole_numbers, check_options, part_options
 from mmscale.registry import MODELS
 from mmscale.yolo.api import YOLOv8CSPDarknet, make_divisible
 from mmscale.yolo.blocks import ACT, NORM, conv
@@ -50,6 +51,8 @@ from .d_fuse import DFuse, nearest_to
 __all__ = ['CSFBackbone', 'ConcatFuse']
 
 STAGES = 3  # that are fused: strides 8, 16 and 32
+SHARED = ('last_stage_out_channels', 'widen_factor', 'norm_cfg', 'act_cfg')  # options of both backbones
+FIXED = ('arch', 'deepen_factor', 'input_channels', 'out_indices')  # of the shallow one, not in ``shallow``
 
 
 class ConcatFuse(nn.Module):
@@ -120,12 +123,15 @@ class CSFBackbone(BaseModule):
             ``'dfuse'``.
         norm_cfg (dict, optional): Defaults to None: batch norm with momentum 0.03 and epsilon 0.001.
         act_cfg (dict, optional): Defaults to None: SiLU.
-        shallow (dict, optional): More options of the shallow backbone, as MMYOLO's ``YOLOv8CSPDarknet``: the paper
-            starts it from YOLOv8-n's weights by ``init_cfg``. Defaults to None.
+        shallow (dict, optional): More options of the shallow backbone, as MMYOLO's ``YOLOv8CSPDarknet``: ``plugins``,
+            ``frozen_stages``, ``norm_eval`` and ``init_cfg``, by which the paper starts it from YOLOv8-n's weights.
+            Defaults to None.
         init_cfg (dict or list[dict], optional): Defaults to None: PyTorch's own start.
+        **kwargs: None; another name is refused with those that there are.
 
     Raises:
-        ValueError: If there are not four numbers of blocks or three quotas, or ``fusion`` is another word.
+        ValueError: If there are not four numbers of blocks or three quotas, ``fusion`` is another word, or an option is
+            unknown.
 
     Example:
         >>> import torch
@@ -147,19 +153,24 @@ class CSFBackbone(BaseModule):
         act_cfg: dict | None = None,
         shallow: dict | None = None,
         init_cfg: dict | list | None = None,
+        **kwargs,
     ) -> None:
+        check_options('CSFBackbone', CSFBackbone, kwargs)
         super().__init__(init_cfg)
         widths = [make_divisible(width, widen_factor) for width in (256, 512, last_stage_out_channels)]
-        quotas = widths if quotas is None else list(quotas)
-        if len(fusion_blocks) != 4 or min(fusion_blocks) < 1:
-            raise ValueError(f'fusion_blocks={fusion_blocks} of CSFBackbone should be four positive numbers')
-        if len(quotas) != STAGES:
-            raise ValueError(f'quotas={quotas} of CSFBackbone should be three: for the strides 8, 16 and 32')
+        quotas = widths if quotas is None else quotas
+        if not are_whole_numbers(fusion_blocks, count=4):
+            raise ValueError(f'fusion_blocks={fusion_blocks!r} of CSFBackbone should be four positive numbers')
+        if not are_whole_numbers(quotas, count=STAGES):
+            raise ValueError(
+                f'quotas={quotas!r} of CSFBackbone should be three positive numbers: for the strides 8, 16 and 32'
+            )
         if fusion not in ('dfuse', 'concat'):
             raise ValueError(f"fusion={fusion!r} of CSFBackbone should be 'dfuse' or 'concat'")
         layers = dict(norm_cfg=norm_cfg or NORM, act_cfg=act_cfg or ACT)
         common = dict(last_stage_out_channels=last_stage_out_channels, widen_factor=widen_factor, **layers)
-        self.shallow = YOLOv8CSPDarknet(deepen_factor=deepen_factor, **common, **(shallow or {}))
+        shallow = part_options('shallow', YOLOv8CSPDarknet, shallow, derived=SHARED + FIXED, owner='CSFBackbone')
+        self.shallow = YOLOv8CSPDarknet(deepen_factor=deepen_factor, **common, **shallow)
         self.deep = FusionDarknet(fusion_blocks, **common)
         self.switches = nn.ModuleList(CSwitch(width, quotas, switch_kernel) for width in widths if switch)
 

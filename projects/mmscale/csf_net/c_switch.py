@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mmscale.options import are_whole_numbers, is_whole_number
 from mmscale.registry import MODELS
 
 __all__ = ['CSwitch']
@@ -25,7 +26,7 @@ class CSwitch(nn.Module):
         in_channels (int): C.
         quotas (Sequence[int]): Channels of every branch, the paper's partition list.
         kernel (int): Side of the kernel, odd. The paper's formula, where it stood, is lost. Defaults to 1; see
-            :class:`~mmscale.csf_net.CSFBackbone` for the network's.
+            :class:`~mmscale.csf_net.backbone.CSFBackbone` for the network's.
 
     Raises:
         ValueError: If a quota is not positive, there is none, or the kernel is even.
@@ -38,10 +39,10 @@ class CSwitch(nn.Module):
 
     def __init__(self, in_channels: int, quotas: Sequence[int], kernel: int = 1) -> None:
         super().__init__()
-        if not quotas or any(not isinstance(quota, int) or quota < 1 for quota in quotas):
-            raise ValueError(f'quotas={list(quotas)} of CSwitch should be a list of positive whole numbers')
-        if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f'kernel={kernel} of CSwitch should be an odd number from 1')
+        if not are_whole_numbers(quotas) or not quotas:
+            raise ValueError(f'quotas={quotas!r} of CSwitch should be a list of positive whole numbers')
+        if not is_whole_number(kernel) or kernel % 2 == 0:
+            raise ValueError(f'kernel={kernel!r} of CSwitch should be an odd number from 1')
         self.quotas = list(quotas)
         self.conv = nn.Conv2d(in_channels, sum(quotas), kernel, padding=kernel // 2)
 

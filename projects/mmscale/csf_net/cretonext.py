@@ -12,9 +12,12 @@ What sets it apart from C2f: the two branches have 1x1 convolutions of their own
 further, and the deep one's input itself is not kept, the output of every block is.
 """
 
+from numbers import Real
+
 import torch
 from torch import Tensor, nn
 
+from mmscale.options import is_whole_number
 from mmscale.registry import MODELS
 from mmscale.yolo.blocks import Bottleneck, conv
 
@@ -35,7 +38,7 @@ class CReToNeXt(nn.Module):
         act_cfg (dict, optional): Defaults to None: SiLU.
 
     Raises:
-        ValueError: If a branch has no channel, or there is no block.
+        ValueError: If a branch has no channel, or ``num_blocks`` is no whole number from 1.
 
     Example:
         >>> import torch
@@ -53,6 +56,10 @@ class CReToNeXt(nn.Module):
         act_cfg: dict | None = None,
     ) -> None:
         super().__init__()
+        if not is_whole_number(num_blocks):
+            raise ValueError(f'num_blocks={num_blocks!r} of CReToNeXt should be a whole number from 1')
+        if not isinstance(shallow_ratio, Real):
+            raise ValueError(f'shallow_ratio={shallow_ratio!r} of CReToNeXt should be a number between 0 and 1')
         shallow = round(out_channels * shallow_ratio)
         deep = out_channels - shallow
         if shallow < 1 or deep < 1:
@@ -60,8 +67,6 @@ class CReToNeXt(nn.Module):
                 f'shallow_ratio={shallow_ratio} of CReToNeXt leaves {shallow} shallow and {deep} deep of '
                 f'out_channels={out_channels}'
             )
-        if num_blocks < 1:
-            raise ValueError(f'num_blocks={num_blocks} of CReToNeXt should be 1 or more')
         layers = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.shallow = conv(in_channels, shallow, **layers)
         self.deep = conv(in_channels, deep, **layers)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmscale.layers.levels import check_widths
+from mmscale.options import are_whole_numbers
 from mmscale.registry import MODELS
 
 __all__ = ['DFuse', 'nearest_to']
@@ -34,7 +35,7 @@ class DFuse(nn.Module):
             reference's passes a 1x1 convolution.
 
     Raises:
-        ValueError: If no width is given.
+        ValueError: If there is no list of widths.
 
     Example:
         >>> import torch
@@ -45,6 +46,8 @@ class DFuse(nn.Module):
 
     def __init__(self, in_channels: Sequence[int]) -> None:
         super().__init__()
+        if not are_whole_numbers(in_channels):
+            raise ValueError(f'in_channels={in_channels!r} of DFuse should be a list of positive whole numbers')
         if not in_channels:
             raise ValueError('in_channels=[] of DFuse names no map; the last one is the reference')
         self.in_channels = list(in_channels)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mmengine.model import ModuleDict
 from torch import nn
 
-from mmscale.options import check_options
+from mmscale.options import are_whole_numbers, check_options
 from mmscale.registry import MODELS
 
 __all__ = ['aligning_modules']
@@ -42,8 +42,13 @@ def aligning_modules(
         ModuleDict: MMEngine's, which passes ``init_weights`` on. The keys are the levels' places as text.
 
     Raises:
-        ValueError: If a level does not exist, lists differ in length, or an option is unknown.
+        ValueError: If a level does not exist, lists are none or differ in length, or an option is unknown.
     """
+    for name, numbers in (('fine_levels', fine_levels), ('fine_kernels', fine_kernels)):
+        if numbers is not None and not are_whole_numbers(numbers, least=None):
+            raise ValueError(f'{name}={numbers!r} should be a list of whole numbers')
+    if fine is not None and not isinstance(fine, dict):
+        raise ValueError(f'fine={fine!r} should be a dict of options')
     if fine_levels is None:
         fine_levels = neck.fusions[-2:]
     neck._check_fusions('fine_levels', fine_levels)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmscale.layers import init_as_torch
+from mmscale.options import are_whole_numbers, check_options
 from mmscale.registry import MODELS
 
 from .api import BaseBackbone, make_divisible, make_round
@@ -32,18 +33,30 @@ class _YOLOBackbone(BaseBackbone):
         last_stage_out_channels: int = 1024,
         deepen_factor: float = 1.0,
         widen_factor: float = 1.0,
+        input_channels: int = 3,
+        out_indices: Sequence[int] = (2, 3, 4),
+        frozen_stages: int = -1,
+        plugins: list[dict] | None = None,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
-        **kwargs,
+        norm_eval: bool = False,
+        init_cfg: dict | list | None = None,
     ) -> None:
+        if not are_whole_numbers(out_indices, least=0) or max(out_indices, default=5) > 4:
+            raise ValueError(f'out_indices={out_indices!r} of {type(self).__name__} should be numbers from 0 to 4')
         widths = [*self.WIDTHS, last_stage_out_channels]
         super().__init__(
             [[*pair] for pair in zip(widths, widths[1:], strict=False)],  # MMYOLO's plugins read the second
             deepen_factor=deepen_factor,
             widen_factor=widen_factor,
+            input_channels=input_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            plugins=plugins,
             norm_cfg=norm_cfg or NORM,
             act_cfg=act_cfg or ACT,
-            **kwargs,
+            norm_eval=norm_eval,
+            init_cfg=init_cfg,
         )
 
     @property
@@ -67,6 +80,11 @@ class _YOLOBackbone(BaseBackbone):
     def build_stem_layer(self) -> nn.Module:
         """The stem, stride 2."""
         return conv(self.input_channels, self.width(self.WIDTHS[0]), 3, stride=2, **self.layer_cfg)
+
+    def train(self, mode: bool = True) -> '_YOLOBackbone':
+        """As MMYOLO's, which does not return itself: ``module.eval()(image)`` would fail."""
+        super().train(mode)
+        return self
 
     def init_weights(self) -> None:
         """PyTorch's own start for every layer (as in MMYOLO), then the blocks' own."""
@@ -101,12 +119,15 @@ class YOLOv10Backbone(_YOLOBackbone):
         init_cfg (dict or list[dict], optional): Defaults to None: PyTorch's own start.
 
     Raises:
-        ValueError: If a stage of ``cib_stages`` does not exist.
+        ValueError: If a stage of ``cib_stages`` or ``out_indices`` does not exist, or an option is unknown.
     """
 
     BLOCKS = (3, 6, 6, 3)
 
     def __init__(self, *args, cib_stages: Sequence[int] = (4,), large_kernel: bool = False, **kwargs) -> None:
+        check_options(type(self).__name__, type(self), kwargs)
+        if not are_whole_numbers(cib_stages, least=None):
+            raise ValueError(f'cib_stages={cib_stages!r} of YOLOv10Backbone should be a list of stages, 1 to 4')
         wrong = sorted(set(cib_stages) - {1, 2, 3, 4})
         if wrong:
             raise ValueError(f'cib_stages={list(cib_stages)} names stage {wrong[0]}, but the stages are 1 to 4')
@@ -161,7 +182,8 @@ class YOLOv12Backbone(_YOLOBackbone):
         init_cfg (dict or list[dict], optional): Defaults to None: PyTorch's own start, and the attention blocks' own.
 
     Raises:
-        ValueError: If ``areas`` or ``stride_groups`` are not two positive numbers.
+        ValueError: If ``areas`` or ``stride_groups`` are not two positive numbers, a stage of ``out_indices`` does not
+            exist, or an option is unknown.
     """
 
     BLOCKS = (2, 2, 4, 4)
@@ -179,9 +201,10 @@ class YOLOv12Backbone(_YOLOBackbone):
         stride_groups: Sequence[int] = (2, 4),
         **kwargs,
     ) -> None:
+        check_options(type(self).__name__, type(self), kwargs)
         for name, value in (('areas', areas), ('stride_groups', stride_groups)):
-            if len(value) != 2 or min(value) < 1:
-                raise ValueError(f'{name}={value} of YOLOv12Backbone should be two positive numbers')
+            if not are_whole_numbers(value, count=2):
+                raise ValueError(f'{name}={value!r} of YOLOv12Backbone should be two positive numbers')
         self.c3k = c3k
         self.attention_cfg = dict(residual=residual, mlp_ratio=mlp_ratio, position_kernel=position_kernel)
         self.areas = tuple(areas)

@@ -9,18 +9,56 @@
 Papers: as :mod:`.backbones`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmscale.layers import init_as_torch
+from mmscale.options import are_whole_numbers, check_options
 from mmscale.registry import MODELS
 
 from .api import BaseYOLONeck, make_divisible, make_round
 from .attention import A2C2f
 from .blocks import ACT, NORM, C2f, C2fCIB, C3k2, SCDown, conv
 
-__all__ = ['YOLOv10PAFPN', 'YOLOv12PAFPN']
+__all__ = ['YOLOv10PAFPN', 'YOLOv12PAFPN', 'check_maps', 'check_three_maps', 'scaled_widths']
+
+
+def check_three_maps(owner: str, in_channels: Sequence[int], out_channels: Sequence[int]) -> None:
+    """Refuse widths of other maps than those of the strides 8, 16 and 32; ``owner`` is the neck's name."""
+    if not are_whole_numbers(in_channels, count=3) or not are_whole_numbers(out_channels, count=3):
+        raise ValueError(
+            f'in_channels={in_channels!r} and out_channels={out_channels!r} of {owner} should both name the three maps '
+            'of the strides 8, 16 and 32'
+        )
+
+
+def scaled_widths(channels: Iterable[int], widen_factor: float) -> list[int]:
+    """Widths at a scale, as MMYOLO's networks round them: up to multiples of eight."""
+    return [make_divisible(width, widen_factor) for width in channels]
+
+
+def check_maps(neck: BaseYOLONeck, maps: Sequence[Tensor]) -> None:
+    """Refuse maps of another number or of other widths than a neck was built for.
+
+    Args:
+        neck (BaseYOLONeck): With ``input_widths``, the list of its inputs' channels at its scale.
+        maps (Sequence[Tensor]): ``(B, Ci, Hi, Wi)`` each.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    name, widths = type(neck).__name__, neck.input_widths
+    if len(maps) != len(widths):
+        raise ValueError(f'{name} got {len(maps)} maps, but was built for {len(widths)}')
+    if torch.jit.is_tracing():  # where a width is no number of Python's
+        return
+    got = [x.shape[1] for x in maps]
+    if got != widths:
+        raise ValueError(
+            f'{name} got maps with {got} channels, but its in_channels at widen_factor={neck.widen_factor} are {widths}'
+        )
 
 
 class _YOLONeck(BaseYOLONeck):
@@ -37,11 +75,7 @@ class _YOLONeck(BaseYOLONeck):
         act_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if len(in_channels) != 3 or len(out_channels) != 3:
-            raise ValueError(
-                f'in_channels={in_channels} and out_channels={out_channels} of {type(self).__name__} should both name '
-                'the three maps of the strides 8, 16 and 32'
-            )
+        check_three_maps(type(self).__name__, in_channels, out_channels)
         super().__init__(
             in_channels,
             out_channels,
@@ -52,6 +86,7 @@ class _YOLONeck(BaseYOLONeck):
             act_cfg=act_cfg or ACT,
             init_cfg=init_cfg,
         )
+        self.input_widths = scaled_widths(in_channels, widen_factor)
 
     @property
     def layer_cfg(self) -> dict:
@@ -98,6 +133,26 @@ class _YOLONeck(BaseYOLONeck):
         above = self.in_width(idx + 1) if idx == top else self.out_width(idx + 1)
         return self.out_width(idx) + above, self.out_width(idx + 1)
 
+    def train(self, mode: bool = True) -> '_YOLONeck':
+        """As MMYOLO's, which does not return itself: ``module.eval()(maps)`` would fail."""
+        super().train(mode)
+        return self
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Fuse.
+
+        Args:
+            inputs (Sequence[Tensor]): ``(B, Ci, Hi, Wi)`` of the strides 8, 16 and 32.
+
+        Returns:
+            tuple[Tensor]: As many maps of the same sizes.
+
+        Raises:
+            ValueError: If the number of maps or a map's width is not what the neck was built for.
+        """
+        check_maps(self, inputs)
+        return super().forward(inputs)
+
     def init_weights(self) -> None:
         """PyTorch's own start for every layer (as in MMYOLO), then the blocks' own."""
         if self.init_cfg is None:
@@ -124,7 +179,7 @@ class YOLOv10PAFPN(_YOLONeck):
         init_cfg (dict or list[dict], optional): Defaults to None: PyTorch's own start.
 
     Raises:
-        ValueError: If there are not three maps, or ``cib`` names another block.
+        ValueError: If there are not three maps, ``cib`` names another block, or an option is unknown.
     """
 
     CIB_BLOCKS = ('top_down_16', 'bottom_up_16', 'bottom_up_32')
@@ -132,6 +187,9 @@ class YOLOv10PAFPN(_YOLONeck):
     def __init__(
         self, *args, cib: Sequence[str] = ('bottom_up_32',), large_kernel: bool = False, **kwargs
     ) -> None:
+        check_options(type(self).__name__, type(self), kwargs)
+        if isinstance(cib, str) or not isinstance(cib, Sequence) or not all(isinstance(name, str) for name in cib):
+            raise ValueError(f'cib={cib!r} of YOLOv10PAFPN should be a list; there is {list(self.CIB_BLOCKS)}')
         wrong = sorted(set(cib) - set(self.CIB_BLOCKS))
         if wrong:
             raise ValueError(f'cib={list(cib)} of YOLOv10PAFPN names {wrong[0]!r}; there is {list(self.CIB_BLOCKS)}')
@@ -173,8 +231,12 @@ class YOLOv12PAFPN(_YOLONeck):
         init_cfg (dict or list[dict], optional): Defaults to None: PyTorch's own start.
 
     Raises:
-        ValueError: If there are not three maps.
+        ValueError: If there are not three maps, or an option is unknown.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        check_options(type(self).__name__, type(self), kwargs)
+        super().__init__(*args, **kwargs)
 
     def build_top_down_layer(self, idx: int) -> nn.Module:
         """A2C2f without attention."""
