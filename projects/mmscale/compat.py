@@ -19,6 +19,7 @@ import mmdet  # noqa: F401
 import mmengine
 import mmengine.dist.utils as dist_utils
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
+import mmengine.runner.activation_checkpointing as activation_checkpointing
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import mmengine.runner.runner as mmengine_runner
 import torch
@@ -33,6 +34,7 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from torch.nn import functional
 
 from .engine.checkpoint import fault, load_checkpoint, require_weights
+from .engine.recompute import turn_on_activation_checkpointing
 from .engine.reseed import seed_worker
 from .engine.stand_ins import STAND_INS
 from .paths import config_root
@@ -52,6 +54,7 @@ def apply() -> None:
     train_mixed_precision_without_gpus()
     differentiate_norms_of_one_image()
     draw_anew_in_workers()
+    train_modules_that_recompute()
     find_own_configs()
     load_images_in_inferencers()
     find_weights_without_torchvision()
@@ -320,6 +323,20 @@ def draw_anew_in_workers() -> None:
     Can go: when mmengine's ``worker_init_fn`` asks PyTorch for the worker's seed.
     """
     mmengine_runner.default_worker_init_fn = seed_worker
+
+
+def train_modules_that_recompute() -> None:
+    """Let modules learn whose activations are computed again in the backward pass (``activation_checkpointing``).
+
+    Fails: nothing is said, but with ``activation_checkpointing=['backbone']`` no weight of the backbone gets a
+    gradient; and a module that is called with arguments by name ends in a TypeError.
+    Why: mmengine takes torch's reentrant checkpoint, which leads gradients on only if an input wants one, and images do
+    not; its wrapper takes arguments by position alone. Recomputing, batch norms would count every batch twice, too;
+    they count it once here (:mod:`mmscale.engine.recompute`).
+    Can go: when mmengine passes ``use_reentrant=False`` and arguments by name; the norms' statistics need the rest.
+    """
+    for module in (activation_checkpointing, mmengine.runner, mmengine_runner):
+        module.turn_on_activation_checkpointing = turn_on_activation_checkpointing
 
 
 def find_own_configs() -> None:

@@ -63,6 +63,8 @@ def test_rows_are_counted_beside_the_papers_figures(table):
     assert costs['fine'].difference('params_delta') == pytest.approx(100 * (added / 17_000 - 1))
     assert 'num_heads=5' in costs['broken'].error and not costs['broken'].ours
     assert not costs['later'].ours and not costs['later'].error
+    some = count([table], jobs=1, progress=False, names=['fine'])[table.name]
+    assert [cost.row.name for cost in some] == ['plain', 'fine'] and some[1].ours == fine
     text = to_markdown(table, list(costs.values()))
     line = next(line for line in text.splitlines() if line.startswith('| FINE'))
     assert line.rstrip(' |').endswith('% !'), 'GFLOPs are off by more than 0.5 %'
@@ -115,6 +117,8 @@ def test_a_mistake_is_one_line(capsys, monkeypatch):
         (['complexity', 'fien'], "error: there is no paper 'fien', did you mean 'fine'?\n"),
         (['complexity', 'fine/figure7-rt-detr'], 'states how its operations are counted'),
         (['complexity', 'fine/table4', '--jobs', '0'], 'error: --jobs 0 should be 1 or more\n'),
+        (['complexity', 'fine/table1', '--rows', 'retinanet'], "error: --rows needs one table: 'fine/table1' has "),
+        (['complexity', 'fine/table4', '--rows', 'heads5'], "error: table 'fine/table4' has no row 'heads5', did you"),
     ):
         with pytest.raises(SystemExit) as end:
             cli.main(words)

@@ -692,12 +692,25 @@ def test_files_of_something_else(tmp_path, capsys):
     assert "holds no weights by name but 'epoch', 'note'" in refused(capsys, other, out)
     other.write_bytes(b'PK not quite')
     assert 'half-written' in refused(capsys, other, out)
+    other.write_text('e')
+    assert 'is no checkpoint: it is neither a zip archive nor a pickle' in refused(capsys, other, out)
     (tmp_path / 'bad.safetensors').write_bytes(b'\xff' * 30)
     assert 'it is damaged or no safetensors file' in refused(capsys, tmp_path / 'bad.safetensors', out)
     assert 'does not exist' in refused(capsys, tmp_path / 'none.pth', out)
     (tmp_path / 'empty').mkdir()
     assert 'has no model.safetensors' in refused(capsys, tmp_path / 'empty', out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize('options', [['out.pth'], ['out', '--to', 'hf']])
+def test_weights_that_are_no_numbers(options, files, tmp_path, capsys):
+    """The anchors' infinity is none of theirs: files of the official code have it."""
+    state = torch.load(files / 'v2.pth')
+    name = next(name for name in state if name.startswith('encoder.') and name.endswith('.norm.weight'))
+    state[name][1] = float('nan')
+    torch.save(dict(model=state), tmp_path / 'in.pth')
+    told = refused(capsys, tmp_path / 'in.pth', tmp_path / options[0], *options[1:])
+    assert f"the checkpoint has NaN in '{name}', so nothing was written" in told
 
 
 def test_arguments(files, tmp_path, capsys, monkeypatch):

@@ -122,6 +122,34 @@ def test_types_that_weights_do_not_have(small, tmp_path, capsys):
     assert 'a type that weights do not have: model.4.cv1.conv.weight (torch.int8)' in told
 
 
+@pytest.mark.parametrize('value, kind', [(float('nan'), 'NaN'), (float('-inf'), 'infinity')])
+def test_weights_that_are_no_numbers(value, kind, small, tmp_path, capsys):
+    def change(state):
+        state['model.4.cv1.bn.running_var'][3] = value
+        state['model.22.cv2.0.2.bias'][:] = value
+
+    told = refused(capsys, *changed(small, tmp_path, change))
+    assert f"the checkpoint has {kind} in 'model.4.cv1.bn.running_var', so nothing was written" in told
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_inputs_that_are_no_checkpoints(small, tmp_path, capsys):
+    _, _, config, options = small
+    for name in ('folder', 'folder.safetensors'):
+        (tmp_path / name).mkdir()
+        told = refused(capsys, tmp_path / name, config, tmp_path / 'out.pth', *options)
+        assert told == f"error: INPUT '{tmp_path / name}' is a folder; it should be the file of a checkpoint\n"
+    (tmp_path / 'in.pt').write_text('every weight of the model\n')
+    told = refused(capsys, tmp_path / 'in.pt', config, tmp_path / 'out.pth', *options)
+    assert told == (
+        f"error: '{tmp_path / 'in.pt'}' is no checkpoint: it is neither a zip archive nor a pickle, as PyTorch writes "
+        'them\n'
+    )
+    (tmp_path / 'in.pt').write_bytes(b'\x80\x02h\x65')
+    told = refused(capsys, tmp_path / 'in.pt', config, tmp_path / 'out.pth', *options)
+    assert 'it is damaged or no checkpoint' in told and not told.endswith(')\n'), told
+
+
 def test_fused_state_dicts(small, tmp_path, capsys):
     def change(state):
         for name in [name for name in state if '.bn.' in name]:

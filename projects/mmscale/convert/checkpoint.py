@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -25,7 +26,7 @@ try:
 except ImportError:
     load_file = None
 
-__all__ = ['Checkpoint', 'read_checkpoint', 'write_checkpoint']
+__all__ = ['Checkpoint', 'load_pickle', 'read_checkpoint', 'require_finite', 'require_tensors', 'write_checkpoint']
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 NOTES = 'mmscale_convert'  # in the meta of our files
@@ -112,6 +113,52 @@ def require_tensors(path: Path, state: dict) -> None:
         )
 
 
+def require_finite(state: dict[str, Tensor]) -> None:
+    """Refuse weights that are not all numbers.
+
+    Args:
+        state (dict[str, Tensor]): Weights by name.
+
+    Raises:
+        UsageError: If one holds NaN or infinity; it names the first.
+    """
+    for name, value in state.items():
+        value = value.float() if value.element_size() == 1 else value  # PyTorch asks no 8 bits whether they are finite
+        if not torch.isfinite(value).all():
+            kind = 'NaN' if torch.isnan(value).any() else 'infinity'
+            raise UsageError(
+                f"the checkpoint has {kind} in '{name}', so nothing was written: its training diverged, or the file is "
+                'damaged'
+            )
+
+
+def load_pickle(path: Path) -> dict:
+    """Load what PyTorch saved, under protection.
+
+    Args:
+        path (Path): A file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UsageError: If it is a folder, or a file that PyTorch did not save.
+        ValueError: If it is damaged, or might run code.
+    """
+    if path.is_dir():
+        raise UsageError(f"INPUT '{path}' is a folder; it should be the file of a checkpoint")
+    try:
+        return load_checkpoint(path, map_location='cpu')
+    except ValueError as error:
+        with path.open('rb') as file:
+            start = file.read(2)
+        if start and start != b'PK' and start[:1] != b'\x80':
+            raise UsageError(
+                f"'{path}' is no checkpoint: it is neither a zip archive nor a pickle, as PyTorch writes them"
+            ) from error
+        if told := re.fullmatch(r'(.*) \(\d+\)', str(error), re.S):  # a key of the unpickler's, which says nothing
+            raise UsageError(told[1]) from error
+        raise
+
+
 def _read_folder(path: Path) -> Checkpoint:
     if not (path / WEIGHTS).is_file():
         raise UsageError(f"folder '{path}' has no {WEIGHTS}; it should be one that transformers' save_pretrained wrote")
@@ -156,7 +203,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 def _read_pth(path: Path, ema: bool) -> Checkpoint:
     """A checkpoint of mmengine's, of the official code's, or a plain state dict."""
-    content = load_checkpoint(path, map_location='cpu')
+    content = load_pickle(path)
     averaged, model = content.get('ema'), content.get('model')
     if isinstance(content.get('state_dict'), dict):
         return _read_mmengine(content, ema)

@@ -23,7 +23,7 @@ from mmscale.rtdetr.query_selection import proposal_anchors
 
 from . import huggingface
 from .architecture import Architecture, count_decoder_layers, facts_of, read_architecture
-from .checkpoint import Checkpoint, coco_classes
+from .checkpoint import Checkpoint, coco_classes, require_finite
 from .names import COUNTER, names_in
 
 __all__ = ['build', 'build_without_weights', 'convert', 'refuse_misfit']
@@ -50,11 +50,13 @@ def convert(source: Checkpoint, target: str, config: Config | None = None) -> tu
         tuple[Checkpoint, Architecture]: Its weights in the target's names, and what they are of.
 
     Raises:
-        UsageError: If weights are missing, of another shape, or of no use, all of which it lists; or if one of the
-            formats has no such RT-DETR.
+        UsageError: If weights are missing, of another shape, or of no use, all of which it lists; if NaN or infinity is
+            among them; or if one of the formats has no such RT-DETR.
     """
     if target == source.form:
         raise UsageError(f'the checkpoint is in the format {target} already; another one is wanted with --to')
+    # the anchors of places that are none are infinite, and are not kept
+    require_finite({name: value for name, value in source.state.items() if not CONSTANT.fullmatch(name)})
     facts = {**_facts_of_buffers(source), **source.facts}
     if config is None:
         layers = count_decoder_layers(partial(_shape, source, 0))

@@ -12,18 +12,20 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, build_from_cfg
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from .. import stack
-from ..compat import local_rank_of
+from ..compat import import_mmyolo, local_rank_of
+from ..options import options_of
 
 __all__ = ['UsageError', 'add_common', 'build_runner', 'command', 'load_config', 'say']
 
@@ -44,8 +46,9 @@ class UsageError(ValueError):
 def is_mistake(error: BaseException) -> str | None:
     """Tell a user's mistake from a fault of the program.
 
-    A mistake is a :class:`UsageError`; a file that does not exist or may not be read; a name that no registry knows; or
-    whatever a check of this package raised on purpose, by a ``raise`` statement of its own. mmengine's registries raise
+    A mistake is a :class:`UsageError`; a file that does not exist or may not be read; a name that no registry knows; an
+    argument in a config that its class does not take, or one that it needs and the config lacks; or whatever a check of
+    this package raised on purpose, by a ``raise`` statement of its own. mmengine's registries raise
     an error anew with a longer text, so the chain is followed to its first link, or to the last one that this package
     raised: where it says more than the one before, it means it. What a data loader's worker met comes
     as an error of the same type with the worker's traceback for its text, and is judged by that.
@@ -76,7 +79,44 @@ def is_mistake(error: BaseException) -> str | None:
         return str(first.args[0]) if isinstance(first, KeyError) else str(first)
     if raised and module.startswith('mmengine.registry') and isinstance(error, KeyError):
         return str(first.args[0])
-    return None
+    return misfit_of_arguments(first) if isinstance(first, TypeError) else None
+
+
+def misfit_of_arguments(error: TypeError) -> str | None:
+    """The sentence for arguments in a config that do not fit the class which a registry builds from them.
+
+    The class itself refused the call, or one of its bases that it hands unknown arguments on to. Any other call with
+    wrong arguments is a fault of the program, also while something is built.
+
+    Returns:
+        str | None: The sentence, or None for a fault of the program.
+    """
+    told = re.match(r"([\w.<>]+)\(\) (?:got an (unexpected) keyword argument|missing \d+ required .*?arguments?:) "
+                    r"('.*)", str(error))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    builds = [index for index, frame in enumerate(frames) if frame.f_code is build_from_cfg.__code__]
+    if told is None or not builds:
+        return None
+    local, callers = frames[builds[-1]].f_locals, frames[builds[-1] + 1:]
+    built, given = local.get('obj_cls'), local['args']
+    if not inspect.isclass(built) or told[1] not in [f'{cls.__qualname__}.__init__' for cls in built.__mro__]:
+        return None
+    names = re.findall(r"'(\w+)'", told[3])
+    names = names[:1] if told[2] else names
+    for frame in callers:
+        arguments = inspect.getargs(frame.f_code)
+        hands_on = frame.f_code.co_name == '__init__' and type(frame.f_locals.get('self')) is built and arguments.varkw
+        if not hands_on or set(names) & set(arguments.args):
+            return None
+    if not told[2]:
+        needed = ' and '.join(f"'{name}'" for name in names)
+        return None if set(names) & set(given) else f'the config gives {built.__name__} no {needed}, which it needs'
+    if names[0] not in given:
+        return None
+    owners = [key for key, value in given.items() if isinstance(value, dict) and names[0] in value]
+    near = difflib.get_close_matches(names[0], options_of(built)[0], n=1)
+    hint = f"; its '{owners[0]}' has that field" if owners else f", did you mean '{near[0]}'?" if near else ''
+    return f"the config gives {built.__name__} a '{names[0]}', which it does not take{hint}"
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -138,14 +178,20 @@ def command(function: Callable[[list[str] | None], None]) -> Callable[[list[str]
 
 
 class Options(DictAction):
-    """mmengine's ``KEY=VALUE`` options, with a sentence for a value that it cannot parse (or recurses on for ever)."""
+    """mmengine's ``KEY=VALUE`` options, with a sentence for a value that it cannot parse (or recurses on for ever).
+
+    A dict is such a value: mmengine would take it for a text, or cut it at its commas.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None):
         try:
+            if any(re.match(r'(.*[\[(,])?[\s\'"]*(\{|dict\()', word.partition('=')[2]) for word in values):
+                raise ValueError
             super().__call__(parser, namespace, values, option_string)
         except (AssertionError, RecursionError, ValueError):
             parser.error(f'{option_string} {" ".join(values)}: should be KEY=VALUE, where a value is a number, a word, '
-                         'or a list of those such as "[a,b]"; a dict belongs into a config file')
+                         'or a list of those such as "[a,b]"; a dict belongs into a config file, or each of its fields '
+                         'is set by itself: KEY.FIELD=VALUE')
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +233,8 @@ def load_config(args: argparse.Namespace) -> Config:
         raise
     if cfg.get('default_scope') == 'mmseg':
         stack.require_optional('mmsegmentation')
+    if cfg.get('default_scope') == 'mmyolo':
+        import_mmyolo()  # where it is absent, mmengine warns of a 'None.registry' first
     apply_options(cfg, args.cfg_options)
     if any(key.partition('.')[0] == 'custom_imports' for key in args.cfg_options or {}):
         import_modules_from_strings(**cfg.custom_imports)  # mmengine imports only what the file itself names

@@ -1,6 +1,7 @@
 """``tools/reproduce.py``: list, show, check, complexity, speed, train, report. Each imports what it needs."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -34,6 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser('complexity', help="parameters and operations of every row beside the paper's")
     command.add_argument('target', help='a paper or a table')
+    command.add_argument(
+        '--rows', nargs='+', metavar='ROW', help='only these and their baselines (`show` has the names)'
+    )
     command.add_argument(
         '--jobs', type=int, metavar='N', help='processes (default: as many as are worth it: one per core, 8 at most)'
     )
@@ -117,12 +121,16 @@ def _built_from(row: Row) -> str:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Build every row's config; report all that do not fit."""
+    """Build every row's config; report all that do not fit, and those that wait for a package."""
     from .config import count_config, row_config
+    from .optional import describe_waiting, mark_waiting, require_some
 
     tables = (
         find(args.target) if args.target else [t for paper in load_papers().values() for t in paper.tables.values()]
     )
+    tables = [mark_waiting(table) for table in tables]
+    require_some(tables)
+    waiting = [sentence for table in tables for sentence in describe_waiting(table)]
     wrong = []
     for table in tables:
         for row in table.select():
@@ -131,13 +139,14 @@ def check(args: argparse.Namespace) -> None:
                 count_config(table, row)
             except ValueError as error:
                 wrong.append(str(error))
+    for sentence in waiting:
+        print(f'skipped: {sentence}')
     for sentence in wrong:
         print(f'error: {sentence}', file=sys.stderr)
     if wrong:
         sys.exit(2)
-    print(
-        f'{sum(len(table.select()) for table in tables)} rows in {len(tables)} tables: every override fits its config.'
-    )
+    rows = sum(len(table.select()) for table in tables)
+    print(f'{rows} rows in {len(tables)} tables: every override fits its config.')
 
 
 def complexity(args: argparse.Namespace) -> None:
@@ -151,11 +160,14 @@ def complexity(args: argparse.Namespace) -> None:
         raise SpecError(f"'{args.target}' has no table that states how its operations are counted")
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f'--jobs {args.jobs} should be 1 or more')
-    counted = count(tables, args.jobs, progress=sys.stderr.isatty())
+    if args.rows and len(tables) > 1:
+        raise ValueError(f"--rows needs one table: '{args.target}' has {', '.join(table.name for table in tables)}")
+    counted = count(tables, args.jobs, progress=sys.stderr.isatty(), names=args.rows)
     text = '\n\n'.join(to_markdown(table, counted[table.name]) for table in tables)
     print(text)
     if args.out:
-        command = f'python tools/reproduce.py complexity {args.target} --out {args.out}'
+        words = [args.target, *(['--rows', *args.rows] if args.rows else []), '--out', str(args.out)]
+        command = f'python tools/reproduce.py complexity {shlex.join(words)}'
         title = f"# {args.target}: parameters and operations beside the paper's"
         write_text(args.out, f'{title}\n\nMade by `{command}`. Conventions: docs/analysis.md.\n\n{text}\n')
     if args.json:

@@ -3,9 +3,9 @@
 import math
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmengine.config import Config
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mmscale.files import markdown_table
 
 from .config import count_config
+from .optional import mark_waiting, require_some
 from .spec import COSTS, Counting, Row, Table, as_printed
 
 __all__ = ['Cost', 'count', 'to_json', 'to_markdown']
@@ -45,22 +46,32 @@ class Cost:
         return None if not paper or ours is None else 100 * (ours / paper - 1)
 
 
-def count(tables: Sequence[Table], jobs: int | None = None, progress: bool = True) -> dict[str, list[Cost]]:
-    """Count all rows of tables, each distinct network once, in several processes.
+def count(
+    tables: Sequence[Table], jobs: int | None = None, progress: bool = True, names: Iterable[str] | None = None
+) -> dict[str, list[Cost]]:
+    """Count rows of tables, each distinct network once, in several processes.
+
+    Rows whose config needs an optional package that is not installed wait for it; the others are counted.
 
     Args:
         tables (Sequence[Table]): The tables; those without a convention of counting are passed over.
         jobs (int, optional): Processes; 1 is this one. Defaults to None: one per core and per four networks, 8 at most.
         progress (bool): Whether a bar is shown on stderr. Defaults to True.
+        names (Iterable[str], optional): The rows that are wanted; their baselines are counted too. Defaults to None:
+            all of them.
 
     Returns:
         dict[str, list[Cost]]: By the table's name, one entry per row in the table's order. A row that fails has its
             error; the others are counted all the same.
 
     Raises:
-        ValueError: If an override fits no field of its config; nothing has been counted then.
+        ValueError: If an override fits no field of its config, a row of ``names`` is unknown or cannot run, or all rows
+            wait for a package; nothing has been counted then.
     """
-    tables = [table for table in tables if table.counting]
+    tables = [mark_waiting(table) for table in tables if table.counting]
+    if names is not None:
+        tables = [_only(table, names) for table in tables]
+    require_some(tables)
     keys: dict[tuple[str, str], str] = {}
     networks: dict[str, tuple[dict, tuple[int, int]]] = {}
     for table in tables:
@@ -74,6 +85,12 @@ def count(tables: Sequence[Table], jobs: int | None = None, progress: bool = Tru
         table.name: _costs(table, {row.name: results[keys[table.name, row.name]] for row in table.select()})
         for table in tables
     }
+
+
+def _only(table: Table, names: Iterable[str]) -> Table:
+    """The table with the rows that are wanted and their baselines."""
+    known = {name for row in table.select(names) for name in (row.name, row.baseline)}
+    return replace(table, rows=tuple(row for row in table.rows if row.name in known))
 
 
 def _network(cfg: Config) -> dict:
@@ -208,7 +225,7 @@ def _notes(costs: Sequence[Cost]) -> list[str]:
     notes += [
         f'- {cost.row.label}: as in the paper, operations of {", ".join(cost.row.count_only)} alone'
         for cost in costs
-        if cost.row.count_only and not cost.error
+        if cost.row.count_only and cost.row.runnable and not cost.error
     ]
     return notes + [f'- {cost.row.label}: {cost.row.note}' for cost in costs if cost.row.note]
 

@@ -2,15 +2,12 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmscale.analysis.model import load_config
-
 from .dataset import resize_images, swap_dataset
+from .optional import absent_package, read_config
 from .overrides import apply_overrides, check_options_of
 from .pretrained import from_scratch
 from .schedule import fit_schedule, save_every_epoch, set_epochs
@@ -55,7 +52,7 @@ def row_config(table: Table, row: Row, settings: Settings | None = None) -> Conf
     Raises:
         SpecError: If an override names a field that the config does not have, or the table an evaluator that there is
             not; the sentence names file, table and row.
-        ValueError: If the settings do not fit the row.
+        ValueError: If the settings do not fit the row, or its config needs a package that is not installed.
     """
     settings = settings or Settings()
     cfg = _base_config(table, row)
@@ -107,13 +104,12 @@ def count_config(table: Table, row: Row) -> Config:
 
 
 def _base_config(table: Table, row: Row) -> Config:
-    if not row.runnable:
-        raise ValueError(
-            f"row '{row.name}' of {table.name} cannot run: "
-            + ('the paper only quotes it' if row.quoted else f'it waits for {row.waits_for}')
-        )
+    waits_for = row.waits_for or (None if row.quoted else absent_package(row))
+    if row.quoted or waits_for:
+        reason = 'the paper only quotes it' if row.quoted else f'it waits for {waits_for}'
+        raise ValueError(f"row '{row.name}' of {table.name} cannot run: {reason}")
     try:
-        cfg = deepcopy(_load(row.config))  # Config.copy() shares what is nested
+        cfg = deepcopy(read_config(row.config))  # Config.copy() shares what is nested
     except (FileNotFoundError, AssertionError, ModuleNotFoundError) as error:
         raise SpecError(
             f"{table.file}: table '{table.key}', row '{row.name}': the config '{row.config}' cannot be read "
@@ -133,8 +129,3 @@ def _apply(cfg: Config, table: Table, row: Row, key: str) -> None:
         apply_overrides(cfg, deepcopy(getattr(row, key)))
     except ValueError as error:
         raise SpecError(f"{table.file}: table '{table.key}', row '{row.name}', '{key}': {error}") from error
-
-
-@cache
-def _load(config: str) -> Config:
-    return load_config(config if '::' in config else Path(config))

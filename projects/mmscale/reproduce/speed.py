@@ -161,7 +161,7 @@ def measure(
     progress: bool = False,
     **options: Any,
 ) -> Speeds:
-    """Measure the rows of a table in turn.
+    """Measure the rows of a table in turn; those wait whose config needs an optional package that is not installed.
 
     Args:
         table (Table): The table.
@@ -181,6 +181,10 @@ def measure(
 
     from mmscale.analysis.benchmark import benchmark
 
+    from .optional import mark_waiting, require_some
+
+    table = mark_waiting(table)
+    require_some([table])
     rows = _choose(table, names)
     size = shape or (table.counting.input_size if table.counting else None)
     if size is None:
@@ -239,7 +243,7 @@ def _timings(table: Table, rows: list[Row], report: dict[str, Any], shown: Itera
                 for time in ('latency', 'cpu_time')
             ]
         paper = row.paper.get(column)
-        if result or paper is not None:
+        if result or paper is not None or (row.waits_for and row.config):  # for a package
             timings.append(Timing(row, base, paper, _paper_ratio(table, row, base, column), result, *ratios))
     return timings
 

@@ -71,11 +71,15 @@ def run(args: argparse.Namespace) -> None:
         args (argparse.Namespace): As :func:`add_parser` describes.
     """
     from . import conduct
+    from .optional import describe_waiting, mark_waiting, require_some
 
     check(args)
-    tables, settings = find(args.target), read_settings(args)
+    tables, settings = [mark_waiting(table) for table in find(args.target)], read_settings(args)
     if args.rows and len(tables) > 1:
         raise ValueError(f"--rows needs one table: '{args.target}' has {', '.join(table.name for table in tables)}")
+    require_some(tables)
+    for sentence in [] if args.rows else [told for table in tables for told in describe_waiting(table)]:
+        print(f'skipped: {sentence}')
     name = check_name(args.name) if args.name else default_name(settings)
     old = other_settings(tables, name, args, settings)
     items = plan(tables, args.rows, settings)

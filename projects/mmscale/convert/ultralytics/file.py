@@ -6,8 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmscale.convert.checkpoint import load_safetensors, require_tensors
-from mmscale.engine.checkpoint import load_checkpoint
+from mmscale.convert.checkpoint import load_pickle, load_safetensors, require_finite, require_tensors
 from mmscale.engine.cli import UsageError
 
 __all__ = ['read_state']
@@ -28,16 +27,19 @@ def read_state(path: str | PathLike) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: If there is no such file.
         ImportError: If it takes safetensors, which is not installed.
-        UsageError: If it holds whole modules, as the official files do, or no weights.
+        UsageError: If it is a folder or no checkpoint, holds whole modules, as the official files do, or no weights, or
+            NaN or infinity is among them.
         ValueError: If it is damaged.
     """
     path = Path(path)
-    content = load_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(path)
+    safe = path.suffix == '.safetensors' and not path.is_dir()
+    content = load_safetensors(path) if safe else _read_pickle(path)
     for key in ('ema', 'model', 'state_dict'):
         if isinstance(content.get(key), dict):
             content = content[key]
             break
     require_tensors(path, content)
+    require_finite(content)
     matches = {name: PREFIXES.fullmatch(name) for name in content}
     if all(matches.values()) and len({match[1] for match in matches.values()}) == 1:
         return {f'model.{matches[name][2]}': value for name, value in content.items()}
@@ -46,7 +48,7 @@ def read_state(path: str | PathLike) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict:
     try:
-        return load_checkpoint(path, map_location='cpu')
+        return load_pickle(path)
     except ValueError as error:
         culprit = re.search(r"is refused: it holds '([^']+)'", str(error))
         if culprit is None:
