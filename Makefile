@@ -12,7 +12,7 @@ demo: env
 
 test: env
 	"$(BIN)/ruff" check .
-	"$(BIN)/python" -m pytest -n auto --maxprocesses 4 --dist loadfile
+	"$(BIN)/python" -m pytest
 
 env:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found; name one: make PYTHON=/path/to/python" >&2; exit 2; }

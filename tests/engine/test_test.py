@@ -1,5 +1,6 @@
 """Testing from the command line, and the checkpoints that it refuses."""
 import pickle
+import re
 
 import pytest
 import torch
@@ -85,6 +86,7 @@ def test_damaged_checkpoints(write_config, tmp_path, trained, capfd, damage):
     words = dict(truncated='is empty or half-written', empty='is empty or half-written', text='no checkpoint',
                  payload="is refused: it holds '")[damage]
     assert f"checkpoint '{path}'" in line and words in line
+    assert not re.search(r'\(\d+\)', line), "the unpickler's own key says nothing"
     assert not pwned.exists()
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -154,8 +153,6 @@ def load_pickle(path: Path) -> dict:
             raise UsageError(
                 f"'{path}' is no checkpoint: it is neither a zip archive nor a pickle, as PyTorch writes them"
             ) from error
-        if told := re.fullmatch(r'(.*) \(\d+\)', str(error), re.S):  # a key of the unpickler's, which says nothing
-            raise UsageError(told[1]) from error
         raise
 
 

@@ -81,8 +81,9 @@ def fault(name: str | Path, error: Exception) -> str:
         error (Exception): What ``torch.load`` raised.
     """
     if not isinstance(error, pickle.UnpicklingError):
-        return (f"checkpoint '{name}' cannot be read, it is damaged or no checkpoint "
-                f'({str(error).splitlines()[0] if str(error) else type(error).__name__})')
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = '' if said.isdigit() else f' ({said})'  # a key of the unpickler's says nothing
+        return f"checkpoint '{name}' cannot be read, it is damaged or no checkpoint{reason}"
     culprit = re.search(r'GLOBAL (\S+)', str(error))
     if culprit:
         return (f"checkpoint '{name}' is refused: it holds '{culprit[1]}', which is not among the types that may be "
