@@ -6,12 +6,12 @@ Paper: "CSF-Net: Cross-Stage Fusion Network with Dual Backbone for Small Object 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from mmscale.options import check_options, part_options
 from mmscale.registry import MODELS
 from mmscale.yolo.api import YOLOv8PAFPN, make_divisible
-from mmscale.yolo.necks import check_maps, check_three_maps, scaled_widths
+from mmscale.yolo.necks import CheckedNeckMixin, check_three_maps, scaled_widths
 
 from .cretonext import CReToNeXt
 
@@ -21,7 +21,7 @@ DERIVED = ('in_channels', 'out_channels', 'norm_cfg', 'act_cfg')  # options of C
 
 
 @MODELS.register_module()
-class CSFPAFPN(YOLOv8PAFPN):
+class CSFPAFPN(CheckedNeckMixin, YOLOv8PAFPN):
     """MMYOLO's ``YOLOv8PAFPN`` whose last top-down block, at stride 8, is a :class:`~mmscale.csf_net.CReToNeXt`.
 
     Args:
@@ -75,23 +75,3 @@ class CSFPAFPN(YOLOv8PAFPN):
         in_channels = make_divisible(self.in_channels[0] + self.in_channels[1], self.widen_factor)
         out_channels = make_divisible(self.out_channels[0], self.widen_factor)
         return CReToNeXt(in_channels, out_channels, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg, **self.cretonext)
-
-    def train(self, mode: bool = True) -> 'CSFPAFPN':
-        """As MMYOLO's, which does not return itself: ``module.eval()(maps)`` would fail."""
-        super().train(mode)
-        return self
-
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Fuse.
-
-        Args:
-            inputs (Sequence[Tensor]): ``(B, Ci, Hi, Wi)`` of the strides 8, 16 and 32.
-
-        Returns:
-            tuple[Tensor]: As many maps of the same shapes.
-
-        Raises:
-            ValueError: If the number of maps or a map's width is not what the neck was built for.
-        """
-        check_maps(self, inputs)
-        return super().forward(inputs)

@@ -41,7 +41,7 @@ from mmscale.yolo.api import (
     YOLOv6RepPAFPN,
     YOLOv8PAFPN,
 )
-from mmscale.yolo.necks import YOLOv10PAFPN, YOLOv12PAFPN, check_maps, scaled_widths
+from mmscale.yolo.necks import CheckedNeckMixin, YOLOv10PAFPN, YOLOv12PAFPN, check_maps, scaled_widths
 
 from .placement import aligning_modules
 
@@ -86,7 +86,7 @@ def cut_widths(channels: Sequence[int], widen_factor: float) -> list[int]:
     return [int(width * widen_factor) for width in channels]
 
 
-class FINEYOLOMixin:
+class FINEYOLOMixin(CheckedNeckMixin):
     """FINE for a neck on MMYOLO's ``BaseYOLONeck``: put it before the neck in a class.
 
     A level is named by its place among the maps that the neck fuses, finest first: 0, 1 and 2 have the strides 8, 16
@@ -132,11 +132,6 @@ class FINEYOLOMixin:
                 if high[int(level)] != low[int(level)]
             }
         )
-
-    def train(self, mode: bool = True) -> 'FINEYOLOMixin':
-        """As MMYOLO's, which does not return itself: ``module.eval()(maps)`` would fail."""
-        super().train(mode)
-        return self
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Fuse, each aligned level just before its fusion.

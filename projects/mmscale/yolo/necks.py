@@ -22,7 +22,7 @@ from .api import BaseYOLONeck, make_divisible, make_round
 from .attention import A2C2f
 from .blocks import ACT, NORM, C2f, C2fCIB, C3k2, SCDown, conv
 
-__all__ = ['YOLOv10PAFPN', 'YOLOv12PAFPN', 'check_maps', 'check_three_maps', 'scaled_widths']
+__all__ = ['CheckedNeckMixin', 'YOLOv10PAFPN', 'YOLOv12PAFPN', 'check_maps', 'check_three_maps', 'scaled_widths']
 
 
 def check_three_maps(owner: str, in_channels: Sequence[int], out_channels: Sequence[int]) -> None:
@@ -61,7 +61,31 @@ def check_maps(neck: BaseYOLONeck, maps: Sequence[Tensor]) -> None:
         )
 
 
-class _YOLONeck(BaseYOLONeck):
+class CheckedNeckMixin:
+    """Before a neck of MMYOLO's in a class: it checks its maps, and ``train`` and ``eval`` return it."""
+
+    def train(self, mode: bool = True) -> 'CheckedNeckMixin':
+        """As MMYOLO's, which does not return itself: ``module.eval()(maps)`` would fail."""
+        super().train(mode)
+        return self
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Fuse.
+
+        Args:
+            inputs (Sequence[Tensor]): ``(B, Ci, Hi, Wi)`` of the strides 8, 16 and 32.
+
+        Returns:
+            tuple[Tensor]: As many maps of the same sizes.
+
+        Raises:
+            ValueError: If the number of maps or a map's width is not what the neck was built for.
+        """
+        check_maps(self, inputs)
+        return super().forward(inputs)
+
+
+class _YOLONeck(CheckedNeckMixin, BaseYOLONeck):
     """What both have in common: maps are taken as they are, upsampled to the nearest, and returned as they are."""
 
     def __init__(
@@ -132,26 +156,6 @@ class _YOLONeck(BaseYOLONeck):
         top = len(self.in_channels) - 2
         above = self.in_width(idx + 1) if idx == top else self.out_width(idx + 1)
         return self.out_width(idx) + above, self.out_width(idx + 1)
-
-    def train(self, mode: bool = True) -> '_YOLONeck':
-        """As MMYOLO's, which does not return itself: ``module.eval()(maps)`` would fail."""
-        super().train(mode)
-        return self
-
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Fuse.
-
-        Args:
-            inputs (Sequence[Tensor]): ``(B, Ci, Hi, Wi)`` of the strides 8, 16 and 32.
-
-        Returns:
-            tuple[Tensor]: As many maps of the same sizes.
-
-        Raises:
-            ValueError: If the number of maps or a map's width is not what the neck was built for.
-        """
-        check_maps(self, inputs)
-        return super().forward(inputs)
 
     def init_weights(self) -> None:
         """PyTorch's own start for every layer (as in MMYOLO), then the blocks' own."""
